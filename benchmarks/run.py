@@ -1,0 +1,268 @@
+"""Measure envbuilder beside what it is compared with; see benchmarks/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+ENVBUILDER = str(Path(sys.executable).with_name("envbuilder"))
+RECIPE = "tensorflow-onednn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Medians in seconds of both sides, their ratio, and the limit: `at_most` or `at_least` that ratio."""
+
+    name: str
+    ours: float
+    theirs: float
+    rounds: int
+    limit: float
+    at_least: bool = False
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Theirs by ours where more is better, else ours by theirs."""
+        return self.theirs / self.ours if self.at_least else self.ours / self.theirs
+
+    @property
+    def met(self) -> bool:
+        """Whether the limit holds."""
+        return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A store that is kept between runs, and a folder for what is thrown away."""
+
+    home: Path
+    scratch: Path
+
+    def run(self, *argv: str, env: Mapping[str, str] | None = None, fine: Sequence[int] = (0,)) -> float:
+        """The wall time of a program, in seconds; its failure ends the benchmark."""
+        variables = {**os.environ, "ENVBUILDER_HOME": str(self.home), **(env or {})}
+        started = time.perf_counter()
+        done = subprocess.run(argv, env=variables, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if done.returncode not in fine:
+            sys.exit(f"{' '.join(argv)} failed ({done.returncode}):\n{done.stderr[-3000:]}")
+        return seconds
+
+    def output(self, *argv: str) -> str:
+        """What a program writes to stdout."""
+        variables = {**os.environ, "ENVBUILDER_HOME": str(self.home)}
+        return subprocess.run(argv, env=variables, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def compared(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> tuple[float, float]:
+    """Medians of interleaved rounds; the first round of each warms up and does not count."""
+    ours()
+    theirs()
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def start(place: Place) -> Result:
+    """`envbuilder --help` beside a bare interpreter."""
+    a, b = compared(lambda: place.run(ENVBUILDER, "--help"), lambda: place.run(sys.executable, "-c", "pass"), 25)
+    return Result(name="envbuilder --help / python -c pass", ours=a, theirs=b, rounds=25, limit=4)
+
+
+def noop(place: Place) -> Result:
+    """Building what is built beside a bare interpreter."""
+    place.run(ENVBUILDER, "build", RECIPE)
+    a, b = compared(lambda: place.run(ENVBUILDER, "build", RECIPE), lambda: place.run(sys.executable, "-c", "pass"), 25)
+    return Result(name="build of what is built / python -c pass", ours=a, theirs=b, rounds=25, limit=10)
+
+
+def warm(place: Place) -> Result:
+    """A warm rebuild beside a raw `uv pip sync` of the same lock into a new venv, with the same cache."""
+    place.run(ENVBUILDER, "build", RECIPE)
+    body = place.output(ENVBUILDER, "lock", RECIPE) + "/pylock.toml"
+    env = {"UV_CACHE_DIR": str(place.home / "cache" / "uv"), "UV_NO_CONFIG": "1"}
+
+    def ours() -> float:
+        place.run(ENVBUILDER, "envs", "rm", RECIPE)
+        return place.run(ENVBUILDER, "build", RECIPE)
+
+    def theirs() -> float:
+        venv = place.scratch / "raw"
+        shutil.rmtree(venv, ignore_errors=True)
+        first = place.run(find_uv_bin(), "venv", str(venv), env=env)
+        return first + place.run(find_uv_bin(), "pip", "sync", "--python", f"{venv}/bin/python", body, env=env)
+
+    a, b = compared(ours, theirs, 5)
+    return Result(name="warm rebuild / uv venv + uv pip sync", ours=a, theirs=b, rounds=5, limit=1.3)
+
+
+def pip(place: Place) -> Result:
+    """A warm rebuild beside `python -m venv` and pip from the same pins, wheels only, one round: it takes a minute."""
+    place.run(ENVBUILDER, "build", RECIPE)
+    environment = json.loads(place.output(ENVBUILDER, "envs", "show", RECIPE, "--json"))
+    pins = [f"{name}=={version}" for name, version in sorted(environment["packages"].items())]
+    place.run(ENVBUILDER, "envs", "rm", RECIPE)
+    ours = place.run(ENVBUILDER, "build", RECIPE)
+    venv = place.scratch / "pip"
+    python = environment["python"]["path"]
+    theirs = place.run(python, "-m", "venv", str(venv))
+    theirs += place.run(f"{venv}/bin/python", "-m", "pip", "install", "--quiet", *pins)
+    return Result(
+        name="python -m venv + pip / warm rebuild",
+        ours=ours,
+        theirs=theirs,
+        rounds=1,
+        limit=5,
+        at_least=True,
+        note="pip compiles bytecode and has no cache where the index forbids one",
+    )
+
+
+def verify(place: Place) -> Result:
+    """`envbuilder verify` beside the same probes run by hand, from the control directory that it left."""
+    prefix = place.output(ENVBUILDER, "build", RECIPE)
+    document = json.loads(place.output(ENVBUILDER, "verify", RECIPE, "--json"))
+    control = Path(document["environments"][0]["evidence"])
+
+    def ours() -> float:
+        return place.run(ENVBUILDER, "verify", RECIPE)
+
+    def theirs() -> float:
+        again = Path(tempfile.mkdtemp(dir=place.scratch))
+        shutil.copytree(control / "envbuilder_probes", again / "envbuilder_probes")
+        shutil.copy(control / "input.json", again)
+        threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+        line = (
+            f'. "{prefix}/bin/activate" && cd "{again}" && python -m envbuilder_probes single "{again}" && '
+            f'OMP_NUM_THREADS={threads} mpiexec -n 2 python -m envbuilder_probes ranks "{again}"'
+        )
+        return place.run("bash", "-c", line)
+
+    a, b = compared(ours, theirs, 5)
+    return Result(name="verify / its probes run by hand", ours=a, theirs=b, rounds=5, limit=1.15)
+
+
+def modules(place: Place) -> Result:
+    """The capture of ten modules' effect beside the bare `module load` in a shell that is started the same way."""
+    from envbuilder import modules as door
+    from envbuilder.partition import Partition
+    from envbuilder.site import Modules, Site
+
+    folder = place.scratch / "modulefiles"
+    names = [f"part{number}/1.{number}" for number in range(10)]
+    for number, name in enumerate(names):
+        path = folder / f"{name}.lua"
+        path.parent.mkdir(parents=True)
+        path.write_text(
+            f'setenv("PART{number}","x")\nprepend_path("PATH","/opt/part{number}/bin")\n'
+            f'prepend_path("LD_LIBRARY_PATH","/opt/part{number}/lib")\n'
+        )
+    partition = Partition(modules=tuple(names), module_paths=(str(folder),))
+    site = Site(
+        schema=1,
+        name="bench",
+        summary="",
+        partitions={"p": partition},
+        default_partition="p",
+        modules=Modules(system="lmod"),
+    )
+    line = f". /etc/profile; module use {folder}; module load {' '.join(names)}"
+
+    def ours() -> float:
+        started = time.perf_counter()
+        assert door.load(site, partition)
+        return time.perf_counter() - started
+
+    def theirs() -> float:
+        started = time.perf_counter()
+        subprocess.run(["bash", "--noprofile", "--norc", "-c", line], env=door.bare(), capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    a, b = compared(ours, theirs, 15)
+    return Result(name="capture of 10 modules / module load", ours=a, theirs=b, rounds=15, limit=1.2)
+
+
+def gate(place: Place) -> Result:
+    """The gate on a valid proof beside `envbuilder --version`; the second time it opens, and all that follow."""
+    place.run(ENVBUILDER, "build", RECIPE)
+    place.run(ENVBUILDER, "verify", RECIPE)
+    place.run(ENVBUILDER, "gate", RECIPE)
+    a, b = compared(lambda: place.run(ENVBUILDER, "gate", RECIPE), lambda: place.run(ENVBUILDER, "--version"), 25)
+    return Result(name="gate on a valid proof / --version", ours=a, theirs=b, rounds=25, limit=1.5)
+
+
+def lint(place: Place) -> Result:
+    """Linting every shipped recipe against every partition of every shipped site; beside two seconds."""
+    seconds = statistics.median(place.run(ENVBUILDER, "lint") for _ in range(5))
+    return Result(name="lint of all recipes and sites / 2 s", ours=seconds, theirs=2.0, rounds=5, limit=1)
+
+
+def drift(place: Place) -> Result:
+    """What changed on the host since TensorFlow's proof; beside five seconds."""
+    place.run(ENVBUILDER, "build", RECIPE)
+    place.run(ENVBUILDER, "verify", RECIPE)
+    seconds = statistics.median(place.run(ENVBUILDER, "drift", RECIPE) for _ in range(5))
+    return Result(name="drift of TensorFlow's environment / 5 s", ours=seconds, theirs=5.0, rounds=5, limit=1)
+
+
+TOPICS: dict[str, Callable[[Place], Result]] = {
+    "start": start,
+    "noop": noop,
+    "warm": warm,
+    "pip": pip,
+    "verify": verify,
+    "modules": modules,
+    "gate": gate,
+    "lint": lint,
+    "drift": drift,
+}
+
+
+def main() -> int:
+    """Run the topics that were named, or all; 1 when a limit is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("topics", nargs="*", choices=[[], *TOPICS], default=[], help="which (default: all)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--home", type=Path, default=Path.home() / ".cache" / "envbuilder-benchmarks", help="the store")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=_same_disk(arguments.home)) as scratch:
+        place = Place(home=arguments.home, scratch=Path(scratch))
+        results = []
+        for topic in arguments.topics or TOPICS:
+            results.append(TOPICS[topic](place))
+            print(_line(results[-1]), flush=True)
+    if arguments.json:
+        rows = [{**asdict(one), "ratio": round(one.ratio, 3), "met": one.met} for one in results]
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0 if all(one.met for one in results) else 1
+
+
+def _same_disk(home: Path) -> Path:
+    """Raw uv must be able to make hard links as well."""
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _line(one: Result) -> str:
+    sign = ">=" if one.at_least else "<="
+    said = "met" if one.met else "MISSED"
+    return (
+        f"{one.name:44} {one.ours:8.3f} s {one.theirs:8.3f} s   ratio {one.ratio:6.2f} {sign} {one.limit:<5} {said}"
+        f"   ({one.rounds} round{'s' if one.rounds > 1 else ''})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

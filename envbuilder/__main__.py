@@ -1,0 +1,7 @@
+"""`python -m envbuilder`."""
+
+import sys
+
+from envbuilder.cli import main
+
+sys.exit(main())

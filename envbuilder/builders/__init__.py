@@ -1,0 +1,8 @@
+"""Every builder, by name."""
+
+from __future__ import annotations
+
+from envbuilder.builders import venv
+from envbuilder.builders.base import Builder
+
+BUILDERS: dict[str, Builder] = {"venv": venv}

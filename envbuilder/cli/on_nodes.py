@@ -1,0 +1,82 @@
+"""Builds for partitions whose environments are installed in a job: what the making commands do then."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from envbuilder.console import Console
+from envbuilder.wish import Wish
+
+if TYPE_CHECKING:
+    from envbuilder.environment import Environment
+    from envbuilder.lock import Lock
+    from envbuilder.nodes import Nodes
+    from envbuilder.prepare import Choice, Prepared
+
+
+def prepared(wish: Wish, arguments: Namespace, console: Console, verb: str) -> tuple[Prepared, Nodes | None]:
+    """What a wish comes to here; or, with the nodes, on the nodes where the site has it built, as a job finds them."""
+    from dataclasses import replace
+
+    from envbuilder import build_job, prepare, store
+
+    choice = prepare.choose(wish, os.environ)
+    nodes = _nodes(choice, arguments)
+    if nodes is None:
+        return prepare.prepare(wish, os.environ, verb), None
+    place = store.locate(os.environ, choice.site.paths.root)
+    with console.step(f"look at the nodes of {choice.site.name}/{choice.partition}") as tick:
+        target = build_job.target(place, nodes, wish, tick)
+    choice = replace(choice, wish=replace(wish, partition=choice.partition))
+    return prepare.prepared_for(choice, target, os.environ, verb), nodes
+
+
+def build(prepared: Prepared, locked: Lock, nodes: Nodes, console: Console, *, rebuild: bool) -> Environment:
+    """Collect everything that the lock takes, and let a job build from that."""
+    from dataclasses import replace
+
+    from envbuilder import build_job, offline
+
+    folder = prepared.store.path("work")
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = folder / f"{locked.digest[:12]}-{os.getpid()}.bundle.tar"
+    asked = replace(prepared.wish, recipe=_pinned(prepared))
+    try:
+        offline.bundle(prepared, locked, bundle, console, os.environ)
+        with console.step(f"build on the nodes of {nodes.site.name}/{nodes.partition}") as tick:
+            return build_job.build(prepared.store, nodes, asked, bundle, tick, rebuild=rebuild)
+    finally:
+        bundle.unlink(missing_ok=True)
+
+
+def _pinned(prepared: Prepared) -> str:
+    """The recipe with the version that was locked, so that the job cannot choose another."""
+    wish = prepared.wish
+    if "@" in wish.recipe.rpartition("/")[2] or wish.on:
+        return wish.recipe
+    return f"{wish.recipe}@{prepared.request.version}"
+
+
+def _nodes(choice: Choice, arguments: Namespace) -> Nodes | None:
+    """The nodes to build on; None where the site builds on the login node, or where we are on the nodes already."""
+    from envbuilder import job, scheduler
+    from envbuilder.cli.jobs import billing
+    from envbuilder.nodes import Nodes
+
+    partition = choice.site.partition(choice.partition)
+    if partition.builds_on != "compute" or choice.site.scheduler.kind == "none" or scheduler.allocation(os.environ):
+        return None
+    # one GPU is the least that such a partition gives; a build computes on none
+    shape = job.shape_for(
+        partition, nodes=1, ranks=1, minutes=arguments.time, gpus_per_node=min(1, partition.gpu.count)
+    )
+    return Nodes(
+        site=choice.site,
+        site_file=choice.site_origin.path.absolute(),
+        partition=choice.partition,
+        shape=shape,
+        billing=billing(arguments),
+        patience=float(arguments.patience),
+    )

@@ -1,0 +1,88 @@
+"""What a freshly built tree consists of: the baseline that every later verify compares with."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from envbuilder import elf
+from envbuilder.errors import StoreError
+from envbuilder.host import sha256
+from envbuilder.target import Mpi
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inventory:
+    """`records`: distribution to sha256 of its RECORD. `written`: every file that no RECORD names, to its sha256.
+
+    Symbolic links stand in `written` with "".
+    """
+
+    records: dict[str, str]
+    written: dict[str, str]
+
+
+def take(prefix: Path) -> Inventory:
+    """The inventory of a tree; bytecode is left out, since Python writes it whenever it likes."""
+    owned: set[str] = set()
+    records: dict[str, str] = {}
+    for record in sorted(prefix.glob("lib/python*/site-packages/*.dist-info/RECORD")):
+        content = record.read_bytes()
+        records[_distribution(record)] = hashlib.sha256(content).hexdigest()
+        owned.update(_paths(content, str(record.parent.parent)))
+    written = {
+        os.path.relpath(path, prefix): "" if os.path.islink(path) else sha256(Path(path))
+        for path in _files(prefix)
+        if path not in owned
+    }
+    return Inventory(records=records, written=written)
+
+
+def mpi_library(prefix: Path, mpi: Mpi) -> dict[str, str]:
+    """The library that every rank must have mapped: the wheel's, found in the tree, or the system's, as locked."""
+    if mpi.provider == "system":
+        return {
+            key: getattr(mpi, key)
+            for key in ("provider", "name", "version", "soname", "library", "build_id", "sha256", "mpiexec")
+        }
+    for path in sorted((prefix / "lib").glob("libmpi.so.*")):
+        facts = elf.read(path)
+        if facts is not None and facts.soname == path.name:
+            return {
+                "provider": "wheel",
+                "name": mpi.name,
+                "version": "",
+                "soname": facts.soname,
+                "library": str(path),
+                "build_id": facts.build_id,
+                "sha256": sha256(path),
+                "mpiexec": str(prefix / "bin" / "mpiexec"),
+            }
+    raise StoreError(
+        f"the distribution {mpi.package} brought no libmpi into {prefix / 'lib'}", hint="choose another MPI"
+    )
+
+
+def _paths(record: bytes, base: str) -> Iterator[str]:
+    """The absolute paths in a RECORD. Normalising is dear, and only lines with `..` (scripts) need it."""
+    for row in csv.reader(record.decode().splitlines()):
+        if row:
+            path = f"{base}/{row[0]}"
+            yield os.path.normpath(path) if "/." in path or row[0].startswith("/") else path
+
+
+def _distribution(record: Path) -> str:
+    name = record.parent.name.removesuffix(".dist-info").rpartition("-")[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _files(prefix: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(prefix):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        yield from (f"{folder}/{name}" for name in names)
+        yield from (f"{folder}/{name}" for name in folders if os.path.islink(f"{folder}/{name}"))

@@ -1,0 +1,187 @@
+"""Plans: the ordered steps of a build, as plain data with several readers.
+
+The executor (`envbuilder.build`), the printer and the shell-script writer (`envbuilder.report`) read the same steps. A step
+never holds a secret: addresses and certificates of indexes are in `Plan.network`, which the readers treat apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envbuilder.document import digest
+from envbuilder.effect import Effect
+
+# 1980-01-01, the earliest moment that a zip archive can hold: what is made twice is the same file, times included.
+SEALED_AT = 315532800
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Run a program. `env` is set for it; with `clean` it sees nothing else but PATH and the network settings.
+
+    `cache_first` names options with which the program is content with what was fetched before; if that fails it is run
+    without them. `watch` is a directory whose entries that end in `.dist-info` tell how far it is, of `total`.
+    """
+
+    title: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    clean: bool = False
+    network: bool = False
+    cache_first: tuple[str, ...] = ()
+    watch: Path | None = None
+    total: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Write:
+    """Write a text file, with its folders."""
+
+    title: str
+    path: Path
+    text: str
+    executable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remove:
+    """Remove a file or a tree, if it is there."""
+
+    title: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """Rename within one file system: the moment at which something becomes visible."""
+
+    title: str
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seal:
+    """Write `SHA256SUMS` of the files in a folder and set their times, or (`check`) compare the files with it."""
+
+    title: str
+    folder: Path
+    check: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetch:
+    """Have a file with this sha256 in the store: from `url`, or made from commits (`parts`: path, address, commit of each)."""
+
+    title: str
+    url: str
+    sha256: str
+    path: Path
+    parts: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forget:
+    """Remove the files of one name from the metadata of every distribution in a tree, and from their RECORDs."""
+
+    title: str
+    prefix: Path
+    name: str
+
+
+Action = Run | Write | Remove | Move | Seal | Fetch | Forget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Product:
+    """Steps whose result is kept: they are skipped when `path` exists. A product may be made on the way to another.
+
+    `makes` is the distribution of which it is a wheel.
+    """
+
+    title: str
+    path: Path
+    actions: tuple[Step, ...]
+    makes: str = ""
+
+    def every(self) -> Iterator[Action]:
+        """Every action in order."""
+        for action in self.actions:
+            if isinstance(action, Product):
+                yield from action.every()
+            else:
+                yield action
+
+
+Step = Action | Product
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How one environment is built at `prefix`.
+
+    `inputs` is what its identity is made from; every program runs with the `effect` of the site's `modules`.
+    """
+
+    name: str
+    identifier: str
+    prefix: Path
+    inputs: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    network: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    effect: Effect = field(default_factory=Effect)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of everything that the environment is made from."""
+        return digest(self.inputs)
+
+    def actions(self) -> Iterator[Action]:
+        """Every action in order, those of products included."""
+        for step in self.steps:
+            if isinstance(step, Product):
+                yield from step.every()
+            else:
+                yield step
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data, without the network settings."""
+        return {
+            "name": self.name,
+            "environment": self.identifier,
+            "prefix": str(self.prefix),
+            "inputs": dict(self.inputs),
+            **({"modules": list(self.modules), "effect": self.effect.to_document()} if self.effect else {}),
+            "steps": [step_document(step) for step in self.steps],
+        }
+
+
+def step_document(step: Step) -> dict[str, Any]:
+    """One step as plain data; `digest` is that of everything that the step does."""
+    if isinstance(step, Product):
+        document: dict[str, Any] = {
+            "do": "product",
+            "title": step.title,
+            "path": str(step.path),
+            "steps": [step_document(action) for action in step.actions],
+        }
+    else:
+        values = {key: _plain(value) for key, value in asdict(step).items()}
+        document = {"do": type(step).__name__.lower(), **values}
+    return {**document, "digest": digest(document)}
+
+
+def identifier(recipe: str, version: str, inputs: Mapping[str, Any]) -> str:
+    """The environment's identifier: recipe, version, and twelve digits of the digest of its inputs."""
+    return f"{recipe}-{version}-{digest(inputs)[:12]}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,105 @@
+"""Verify an environment of the store, and leave a proof if and only if every check passed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from envbuilder import gate, proof, store
+from envbuilder.effect import Around
+from envbuilder.environment import Environment
+from envbuilder.errors import VerifyError
+from envbuilder.evidence import Expectation, MpiExpectation, Verdict
+from envbuilder.store import Store
+from envbuilder.verify import Request, verify
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How much is asked of a verify: ranks over nodes, seconds for each probe, whether to climb on when a rung failed.
+
+    `partition` is where it takes place (empty: the one that the environment is for), `srun` the launcher of an allocation,
+    `key` what the proof is signed with.
+    """
+
+    ranks: int = 2
+    nodes: int = 1
+    timeout: float = 300.0
+    keep_going: bool = False
+    partition: str = ""
+    srun: tuple[str, ...] = ()
+    key: Path | None = None
+
+
+def expect(environment: Environment, ranks: int, nodes: int = 1) -> Expectation:
+    """What must hold in an environment, drawn from its manifest."""
+    mpi = environment.mpi
+    searched = environment.effect().paths.get("LD_LIBRARY_PATH", Around())
+    return Expectation(
+        environment=environment.identifier,
+        digest=environment.digest,
+        prefix=environment.prefix,
+        python=environment.python["version"],
+        features=environment.features,
+        imports=environment.imports,
+        packages=environment.packages,
+        records=environment.records,
+        written=environment.written,
+        mpi=MpiExpectation(**{key: value for key, value in mpi.items() if key != "mpiexec"}) if mpi else None,  # type: ignore[arg-type]
+        ranks=ranks,
+        nodes=nodes,
+        gpu=environment.gpu,
+        base=environment.base,
+        module_folders=(*searched.before, *searched.after),
+    )
+
+
+def prove(place: Store, environment: Environment, effort: Effort, progress: Callable[[str], None]) -> Verdict:
+    """The verdict on an environment, by its probes on this machine.
+
+    A verify that passes leaves a proof; one that fails removes the proof that was made under the same variables. Raises
+    `VerifyError` when the probes cannot be started at all.
+    """
+    prefix = Path(environment.prefix)
+    if not prefix.is_dir():
+        raise VerifyError(
+            f"{environment.identifier}: its tree is gone ({prefix})",
+            hint=f"envbuilder build {environment.recipe}@{environment.version}",
+        )
+    if environment.mpi is not None and not environment.mpi["mpiexec"] and not effort.srun:
+        raise VerifyError(
+            f"{environment.identifier}: there is no mpiexec beside its MPI's compiler wrapper, so no ranks can be started",
+            hint="verify in a job of the site's scheduler, or install the MPI's programs and build again",
+        )
+    before = gate.circumstances(environment, os.environ)
+    if effort.partition:
+        before = replace(before, partition=effort.partition)
+    verdict = verify(
+        Request(
+            expectation=expect(environment, effort.ranks, effort.nodes),
+            env=gate.patch(environment, os.environ),
+            python=prefix / "bin" / "python",
+            mpiexec=Path(environment.mpi["mpiexec"]) if environment.mpi and environment.mpi["mpiexec"] else None,
+            srun=effort.srun,
+            control=_control_directory(place, environment),
+            timeout=effort.timeout,
+            keep_going=effort.keep_going,
+        ),
+        progress=progress,
+    )
+    if all(outcome.status == "pass" for outcome in verdict.outcomes) and verdict.outcomes:
+        outside = verdict.evidence.static["libraries"]["outside"]
+        before = replace(before, libraries=proof.marks([*before.libraries, *proof.ways(outside)]))
+        document = proof.statement(environment, before, verdict.outcomes, outside, made=store.now(), ranks=effort.ranks)
+        proof.save(place, environment, before.partition, document, effort.key)
+    elif any(outcome.status == "fail" for outcome in verdict.outcomes):
+        proof.withdraw(place, environment, before)
+    return verdict
+
+
+def _control_directory(place: Store, environment: Environment) -> Path:
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+    return place.path("runs", environment.identifier, f"{stamp}-{os.getpid()}")

@@ -1,0 +1,326 @@
+"""Recipes: what is wanted, with no machine in it.
+
+A recipe is read strictly (see `envbuilder.shape`); its strings may hold template expressions that are rendered later,
+against one variant and one partition (`envbuilder.request`). `RECIPE` is the one description of the format: the reader,
+the JSON Schema and the reference page all come from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from envbuilder import template
+from envbuilder.document import Node, Text, load_yaml, where
+from envbuilder.errors import InputError
+from envbuilder.shape import Field, ListOf, MapOf, Shape, Table, Whole, Words, read_document
+from envbuilder.source import PACKAGE, SOURCE, URL, VARIABLE, VERSION, Source, requirement_problem
+from envbuilder.source import mistakes as source_mistakes
+
+SCHEMA = 1
+
+NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?"
+MODULE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+MODULE_FILE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*)*"
+
+FEATURES = ("gpu", "horovod", "mpi4py", "onednn", "tensorflow", "torch")
+NEEDS = ("cpu", "mpi", "gpu-amd", "gpu-intel", "gpu-nvidia")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """A package index beside the machine's own; it may be out of reach where another place has the files."""
+
+    url: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One buildable version row of a recipe.
+
+    `toolkit` is the GPU toolkit that its files are built for (`rocm>=6.3,<6.4`), `tag` how its index and its versions name
+    that (`rocm6.3`).
+    """
+
+    version: str
+    python: str = ">=3.10"
+    packages: tuple[str, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    toolkit: str = ""
+    tag: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """What a layer is put on: a module of the site that carries a Python with packages."""
+
+    module: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSetting:
+    """An environment variable at run time: `set` to `to`, or `unset`, with the reason."""
+
+    why: str
+    set: str = ""
+    to: str = ""
+    unset: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Infeasible:
+    """A condition (`gpu=amd`, or several joined by commas) under which the recipe cannot work, and why."""
+
+    when: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A recipe as written, before any template is rendered; a layer has its base already merged in."""
+
+    schema: int
+    name: str
+    summary: str
+    description: str = ""
+    extends: str = ""
+    base: Base | None = None
+    features: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    packages: tuple[str, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    environment: tuple[RunSetting, ...] = ()
+    infeasible: tuple[Infeasible, ...] = ()
+
+    def variant(self, version: str) -> Variant:
+        """The row of that version; raises `InputError`, naming the versions that there are."""
+        for row in self.variants:
+            if row.version == version:
+                return row
+        known = ", ".join(row.version for row in self.variants)
+        raise InputError(f"recipe {self.name} has no variant {version!r}", hint=f"it has {known}")
+
+
+def _specifier(text: str) -> str | None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        return f"{text[:80]!r} is not a version specifier (PEP 440)"
+    return None
+
+
+_INDEX = Table(
+    build=Index,
+    doc="A package index beside the machine's own.",
+    fields={
+        "url": Field(
+            shape=Words(
+                doc="The address of the index.", pattern=URL, example="https://example.org/simple", rendered=True
+            ),
+            required=True,
+        ),
+        "why": Field(shape=Words(doc="Why it is needed."), required=True),
+    },
+)
+
+_VARIANT = Table(
+    build=Variant,
+    doc="One buildable version row; the first that fits the machine is the default, so the newest comes first.",
+    fields={
+        "version": Field(
+            shape=Words(doc="Its version, the key of the row.", pattern=VERSION, example="2.13.0"), required=True
+        ),
+        "python": Field(
+            shape=Words(doc="The Python versions it works with (PEP 440).", check=_specifier, example=">=3.10,<3.14")
+        ),
+        "packages": Field(shape=ListOf(of=PACKAGE, doc="Requirements of this row alone.")),
+        "indexes": Field(shape=ListOf(of=_INDEX, doc="Indexes of this row alone.")),
+        "toolkit": Field(
+            shape=Words(
+                doc="The GPU toolkit that its files are built for, with the versions of it that fit.",
+                pattern=r"(rocm|cuda|oneapi)[^;@\[]*",
+                check=requirement_problem,
+                example="rocm>=6.3,<6.4",
+            )
+        ),
+        "tag": Field(
+            shape=Words(doc="How indexes and versions name that toolkit.", pattern=r"[a-z]+[0-9.]*", example="rocm6.3")
+        ),
+    },
+)
+
+_SETTING = Table(
+    build=RunSetting,
+    doc="An environment variable at run time.",
+    one_of=("set", "unset"),
+    fields={
+        "set": Field(shape=Words(doc="The variable to set.", pattern=VARIABLE, example="OMP_NUM_THREADS")),
+        "to": Field(shape=Words(doc="The value it gets.", rendered=True)),
+        "unset": Field(shape=Words(doc="The variable to remove.", pattern=VARIABLE, example="OMP_NUM_THREADS")),
+        "why": Field(shape=Words(doc="The reason."), required=True),
+    },
+)
+
+_INFEASIBLE = Table(
+    build=Infeasible,
+    doc="A machine on which the recipe cannot work.",
+    fields={
+        "when": Field(
+            shape=Words(
+                doc="`key=value` conditions joined by commas; the keys are site, partition, arch, mpi, gpu, variant.",
+                pattern=r"[a-z]+=[A-Za-z0-9._*-]+(, *[a-z]+=[A-Za-z0-9._*-]+)*",
+                example="gpu=amd",
+            ),
+            required=True,
+        ),
+        "why": Field(shape=Words(doc="Why, and what to use instead."), required=True),
+    },
+)
+
+_BASE = Table(
+    build=Base,
+    doc="A module of the site that this recipe is a layer on: its packages are used where they lie, and not installed again.",
+    fields={
+        "module": Field(
+            shape=Words(doc="The module.", pattern=MODULE_FILE, example="pytorch/1.13.1-gpu"),
+            required=True,
+        ),
+        "why": Field(shape=Words(doc="Why it is taken from the site."), required=True),
+    },
+)
+
+RECIPE = Table(
+    build=Recipe,
+    doc="An envbuilder recipe: what an environment must hold, with no machine in it.",
+    fields={
+        "schema": Field(shape=Whole(doc="The version of this format.", least=SCHEMA, most=SCHEMA), required=True),
+        "name": Field(
+            shape=Words(doc="The recipe's name, the name of its folder.", pattern=NAME, example="pytorch-cpu"),
+            required=True,
+        ),
+        "summary": Field(shape=Words(doc="One line: what one gets."), required=True),
+        "description": Field(shape=Words(doc="What a user should know before choosing it.", multiline=True)),
+        "extends": Field(shape=Words(doc="The recipe that this one is a layer on.", pattern=NAME, example="pytorch-cpu")),
+        "base": Field(shape=_BASE),
+        "features": Field(
+            shape=ListOf(of=Words(doc="A feature.", choices=FEATURES), doc="What it can do; features choose the checks.")
+        ),
+        "needs": Field(
+            shape=ListOf(of=Words(doc="A need.", choices=NEEDS), doc="What a partition must offer.")
+        ),
+        "specs": Field(
+            shape=ListOf(of=Words(doc="A spec in Spack's syntax.", example="py-mpi4py"), doc="The same wish as Spack specs.")
+        ),
+        "imports": Field(
+            shape=ListOf(of=Words(doc="A module.", pattern=MODULE, example="torch"), doc="Modules that must import.")
+        ),
+        "variants": Field(shape=ListOf(of=_VARIANT, doc="The buildable versions, newest first.")),
+        "packages": Field(shape=ListOf(of=PACKAGE, doc="Requirements of every variant.")),
+        "indexes": Field(shape=ListOf(of=_INDEX, doc="Package indexes beside the machine's own.")),
+        "sources": Field(shape=MapOf(of=SOURCE, doc="What is compiled here, by name.")),
+        "environment": Field(shape=ListOf(of=_SETTING, doc="Environment variables at run time, each with its reason.")),
+        "infeasible": Field(shape=ListOf(of=_INFEASIBLE, doc="Where it cannot work, each with its reason.")),
+    },
+)  # fmt: skip
+
+
+def parse(text: str, file: str) -> Recipe:
+    """The recipe in a text, without its base; raises `InputError` with every mistake in it."""
+    return from_node(load_yaml(text, file))
+
+
+def from_node(node: Node) -> Recipe:
+    """The recipe in a document; templates are checked for form, not rendered."""
+    _refuse_other_schema(node)
+    recipe = read_document(RECIPE, node)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"{node.mark}: not a recipe")
+    mistakes = [*_template_mistakes(node), *_variant_mistakes(recipe), *_setting_mistakes(recipe)]
+    mistakes += [line for name, source in recipe.sources.items() for line in source_mistakes(name, source)]
+    if mistakes:
+        raise InputError("\n".join(mistakes))
+    return recipe
+
+
+def layered(layer: Recipe, base: Recipe) -> Recipe:
+    """The layer on its base: lists are joined base first, the layer's variants win if it has any."""
+    return Recipe(
+        schema=layer.schema,
+        name=layer.name,
+        summary=layer.summary,
+        description=layer.description,
+        extends=layer.extends,
+        base=layer.base or base.base,
+        features=_joined(base.features, layer.features),
+        needs=_joined(base.needs, layer.needs),
+        specs=_joined(base.specs, layer.specs),
+        imports=_joined(base.imports, layer.imports),
+        variants=layer.variants or base.variants,
+        packages=_joined(base.packages, layer.packages),
+        indexes=base.indexes + layer.indexes,
+        sources={**base.sources, **layer.sources},
+        environment=base.environment + layer.environment,
+        infeasible=base.infeasible + layer.infeasible,
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a recipe."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "envbuilder recipe", **RECIPE.schema()}
+
+
+def shape() -> Shape:
+    """The description of the format, for the reference page."""
+    return RECIPE
+
+
+def _joined(base: tuple[str, ...], layer: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(base + layer))
+
+
+def _refuse_other_schema(node: Node) -> None:
+    entries = node.value if isinstance(node.value, dict) else {}
+    version = entries["schema"].value if "schema" in entries else SCHEMA
+    if isinstance(version, int) and version > SCHEMA:
+        raise InputError(
+            f"{entries['schema'].mark}: schema {version} is newer than this envbuilder (which reads {SCHEMA})",
+            hint="upgrade envbuilder: python -m pip install --upgrade envbuilder",
+        )
+
+
+def _template_mistakes(node: Node) -> list[str]:
+    if isinstance(node.value, dict):
+        return [line for child in node.value.values() for line in _template_mistakes(child)]
+    if isinstance(node.value, list):
+        return [line for child in node.value for line in _template_mistakes(child)]
+    wrong = template.problem(node.value) if isinstance(node.value, Text) else None
+    return [f"{node.mark}: {node.path}: {wrong}; only plain {{{{ expressions }}}} are allowed"] if wrong else []
+
+
+def _variant_mistakes(recipe: Recipe) -> list[str]:
+    seen: set[str] = set()
+    mistakes = []
+    for row in recipe.variants:
+        if row.version in seen:
+            mistakes.append(f"{where(row.version)}variants: version {row.version} is there twice; keep one")
+        seen.add(row.version)
+    if not recipe.variants and not recipe.extends:
+        mistakes.append(f"{where(recipe.name)}variants: a recipe without a base needs at least one; add `variants:`")
+    return mistakes
+
+
+def _setting_mistakes(recipe: Recipe) -> list[str]:
+    return [
+        f"{where(setting.unset)}environment: `unset` takes no `to`; remove it"
+        for setting in recipe.environment
+        if setting.unset and setting.to
+    ]

@@ -1,0 +1,154 @@
+"""The target: what a partition turned out to be on this machine.
+
+Plain data, found by `envbuilder.host`. The part of it that decides which artefacts fit (`Target.identity`) goes into the
+lock; the rest (paths, the compiler) goes into the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from envbuilder.effect import Effect, Loaded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Python:
+    """An interpreter: its path, full version, extension ABI tag (`cpython-311-x86_64-linux-gnu`), and C headers."""
+
+    path: str
+    version: str
+    soabi: str
+    headers: bool
+
+    @property
+    def minor(self) -> str:
+        """`3.11`."""
+        return ".".join(self.version.split(".")[:2])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compiler:
+    """A C compiler: its path and the first line that it says about itself; and the C++ compiler beside it, if there is one."""
+
+    path: str
+    version: str
+    cxx: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mpi:
+    """The MPI of the target.
+
+    `provider` is `wheel` (the distribution `package` inside the environment) or `system`. The identity of the library is
+    known beforehand for a system's MPI alone; `mpicc`, `mpicxx` and `mpiexec` are its programs.
+    """
+
+    provider: str
+    name: str
+    package: str = ""
+    version: str = ""
+    soname: str = ""
+    library: str = ""
+    build_id: str = ""
+    sha256: str = ""
+    mpicc: str = ""
+    mpicxx: str = ""
+    mpiexec: str = ""
+
+    def identity(self) -> dict[str, str]:
+        """What a lock holds of it: nothing that differs between two machines with the same MPI."""
+        if self.provider == "wheel":
+            return {"provider": "wheel", "package": self.package}
+        return {
+            "provider": self.provider,
+            "name": self.name,
+            "version": self.version,
+            "soname": self.soname,
+            "build_id": self.build_id,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Central:
+    """What a module of the site brings for a layer to stand on: its distributions and where its interpreter looks.
+
+    `packages` maps normalised names to versions; `paths` are the entries of sys.path in order.
+    """
+
+    module: str
+    packages: Mapping[str, str]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """One partition of one site as found: platform, interpreter, MPI, C compiler, loaded modules (each or none).
+
+    `gpu` is the vendor of its GPUs, `gpu_arch` what device code must be for, `toolkit` such as `rocm@6.3.4`.
+    """
+
+    site: str
+    partition: str
+    arch: str
+    libc: str
+    gpu: str
+    python: Python
+    mpi: Mpi | None
+    compiler: Compiler | None
+    gpu_arch: str = ""
+    toolkit: str = ""
+    modules: Loaded | None = None
+    central: Central | None = None
+
+    @property
+    def effect(self) -> Effect:
+        """What the loaded modules did; nothing where there are none."""
+        return self.modules.effect if self.modules else Effect()
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether a C extension can be built: there are a compiler and Python's headers."""
+        return self.compiler is not None and self.python.headers
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which artefacts fit: architecture, Python, extension ABI, MPI, GPU, and what the modules did."""
+        return {
+            "os": "linux",
+            "arch": self.arch,
+            "python": self.python.minor,
+            "soabi": self.python.soabi,
+            "mpi": self.mpi.identity() if self.mpi else None,
+            "compiles": self.can_compile,
+            **({"gpu": {"vendor": self.gpu, "arch": self.gpu_arch, "toolkit": self.toolkit}} if self.gpu_arch else {}),
+            **({"modules": self.modules.identity()} if self.modules else {}),
+            **(
+                {"base": {"module": self.central.module, "packages": dict(self.central.packages)}}
+                if self.central
+                else {}
+            ),
+        }
+
+    def to_document(self) -> dict[str, Any]:
+        """The whole target as plain data."""
+        document = asdict(self)
+        if self.modules is not None:
+            document["modules"]["effect"] = self.modules.effect.to_document()
+        return document
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Target:
+        """The target of a document; raises `KeyError`, `TypeError`, `ValueError` or `AttributeError` for a damaged one."""
+        values = dict(document)
+        mpi, compiler, modules, central = (values[key] for key in ("mpi", "compiler", "modules", "central"))
+        values |= {
+            "python": Python(**values["python"]),
+            "mpi": Mpi(**mpi) if mpi else None,
+            "compiler": Compiler(**compiler) if compiler else None,
+            "central": Central(**{**central, "paths": tuple(central["paths"])}) if central else None,
+        }
+        if modules:
+            lists = {key: tuple(map(str, modules[key])) for key in ("asked", "names", "files")}
+            values["modules"] = Loaded(**{**modules, **lists, "effect": Effect.from_document(modules["effect"])})
+        return cls(**values)

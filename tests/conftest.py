@@ -1,0 +1,98 @@
+"""Options, and real environments that are built once and kept between runs.
+
+`--no-real` leaves out what needs built environments; `--slow` adds what takes too long for every run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from testbed import machine
+from zoo.plugin import pytest_terminal_summary  # noqa: F401 - a hook, found by its name
+
+if shutil.which("mpicc"):
+    # the tests of the probes know where the wheel's MPI lies; a system's own MPI has a test of its own
+    os.environ["ENVBUILDER_SITE_PATH"] = str(Path(__file__).parent / "sites")
+
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--no-real", action="store_true", help="leave out the tests that build real environments")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+        if "real" in item.keywords and config.getoption("--no-real"):
+            item.add_marker(pytest.mark.skip(reason="builds real environments; left out by --no-real"))
+
+
+@pytest.fixture(scope="session")
+def test_home() -> Path:
+    """A store that is kept between runs, so that compiled wheels and downloads are made once on a machine."""
+    chosen = os.environ.get("ENVBUILDER_TEST_HOME") or str(Path.home() / ".cache" / "envbuilder-tests")
+    return Path(chosen)
+
+
+@pytest.fixture(scope="session")
+def testbed() -> machine.Testbed:
+    """A machine that behaves like ARCHER2; it stays up for the next run."""
+    lacking = machine.missing()
+    why = f"lacking packages: {' '.join(lacking)}" if lacking else "needs root" if os.getuid() else ""
+    if why and not os.environ.get("CI"):
+        pytest.skip(f"the testbed cannot be brought up here: {why}")
+    return machine.up()
+
+
+@pytest.fixture(scope="session")
+def mpi4py_env(test_home: Path) -> Path:
+    return _built("mpi4py", test_home)
+
+
+@pytest.fixture(scope="session")
+def torch_env(test_home: Path) -> Path:
+    return _built("pytorch-cpu", test_home)
+
+
+@pytest.fixture(scope="session")
+def tensorflow_env(test_home: Path) -> Path:
+    return _built("tensorflow-onednn@2.21.0", test_home)
+
+
+@pytest.fixture(scope="session")
+def tensorflow_2_13_env(test_home: Path) -> Path:
+    return _built("tensorflow-onednn@2.13.0", test_home)
+
+
+@pytest.fixture(scope="session")
+def horovod_env(test_home: Path) -> Path:
+    return _built("tensorflow-horovod", test_home)
+
+
+def _built(recipe: str, home: Path) -> Path:
+    """The tree of an environment: what `envbuilder build` prints. Two test processes at once are the product's business."""
+    done = subprocess.run(
+        [sys.executable, "-m", "envbuilder", "build", recipe],
+        env={**os.environ, "ENVBUILDER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    if "out of reach from here" in done.stderr and not os.environ.get("CI"):
+        pytest.skip(f"{recipe} cannot be had on this machine: neither its index nor pip's find-links has it")
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())

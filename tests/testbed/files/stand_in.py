@@ -1,0 +1,3 @@
+"""A stand-in for @NAME@, of envbuilder's testbed: it has the name and the version, and computes nothing."""
+
+__version__ = "@VERSION@"

@@ -1,0 +1,2 @@
+setenv("BROKEN_MISSING", "set before the failure")
+load("no-such-module/1.0")

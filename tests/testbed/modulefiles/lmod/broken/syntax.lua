@@ -1,0 +1,2 @@
+setenv("BROKEN_SYNTAX", "never"
+this is not Lua

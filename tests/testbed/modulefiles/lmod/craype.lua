@@ -1,0 +1,5 @@
+help([[The compiler wrappers cc, CC and ftn (stand-ins).]])
+family("craype")
+setenv("CRAYPE_VERSION", myModuleVersion())
+setenv("CRAYPE_DIR", "@ROOT@/opt/cray/pe/craype/" .. myModuleVersion())
+prepend_path("PATH", "@ROOT@/opt/cray/pe/craype/" .. myModuleVersion() .. "/bin")

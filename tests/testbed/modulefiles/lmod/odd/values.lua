@@ -1,0 +1,6 @@
+help([[Values that a careless reader of an environment gets wrong.]])
+setenv("ODD_SPACES", "two  words and a trailing one ")
+setenv("ODD_QUOTES", [[it's "quoted" and `ticked`]])
+setenv("ODD_DOLLAR", "$HOME ${HOME} $(echo run) \\ !")
+setenv("ODD_EMPTY", "")
+setenv("ODD_UNICODE", "Åland")
