@@ -27,6 +27,7 @@ for prefix; do :; done
 mkdir -p "$prefix/bin"
 printf '#!/bin/sh\\nexit 0\\n' > "$prefix/bin/python"
 chmod 755 "$prefix/bin/python"
+printf 'home = /usr/bin\\nuv = 0.0.0\\n' > "$prefix/pyvenv.cfg"
 """
 
 
@@ -77,6 +78,7 @@ def test_whatever_a_recipe_says_the_script_builds_the_tree_and_runs_nothing_of_i
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("canary*"))
     assert (plan.prefix / "share/envbuilder/lock.json").is_file()
+    assert (plan.prefix / "pyvenv.cfg").read_text() == "home = /usr/bin\n", "which uv made it is no part of it"
     _assert_activation_is_inert(plan.prefix / "bin" / "activate", nasty, tmp_path)
     assert plan_text.render(plan)
     json.dumps(plan.to_document())

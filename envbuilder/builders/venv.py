@@ -32,7 +32,7 @@ from envbuilder.target import Target
 
 _OTHER_SHELLS = ("activate.bat", "activate.csh", "activate.fish", "activate.nu", "activate.ps1", "activate.xsh",
                  "activate_this.py", "deactivate.bat", "pydoc.bat")  # fmt: skip
-FORMAT = 1
+FORMAT = 2
 
 
 def missing(target: Target) -> str:
@@ -155,6 +155,8 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
             title=f"create the environment on Python {target.python.version}",
             argv=new_venv(target, prefix, layer=target.central is not None),
         ),
+        # two versions of uv make the same tree of one lock
+        Run(title="forget which uv made it", argv=("sed", "-i", "/^uv = /d", str(prefix / "pyvenv.cfg"))),
         *(
             Write(title="keep the lock inside", path=about / name, text=text)
             for name, text in {lock_format.ENVELOPE: to_json(lock.envelope()), **lock.bodies}.items()

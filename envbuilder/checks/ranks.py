@@ -23,6 +23,11 @@ _FAULTS = {
     "Bus error": signal.SIGBUS,
     "Floating": signal.SIGFPE,
 }
+# how gloo, Horovod, gRPC and the system say that the other side has gone
+_LOST = re.compile(
+    r"connection (?:closed|reset|refused|aborted|timed out)|broken pipe|\bpeers?\b|HorovodInternalError|socket closed|gloo",
+    re.IGNORECASE,
+)
 _DEAD_RANK = re.compile(r"(?:process rank|error: [^:\n]+: task) (\d+)")
 _DEAD_PID = re.compile(r"\bPID (\d+) (?:RUNNING AT|on node)")
 
@@ -62,16 +67,18 @@ def _none(_: Expectation, run: ProbeRun) -> Failed | None:
 def _errors(_: Expectation, run: ProbeRun) -> Failed | None:
     """A Python exception in a rank; the others were then aborted, so it comes before all other findings.
 
-    Unless a rank that left nothing was a turn behind: it died first, and the exception is what the others made of it.
+    Unless a rank that left nothing was a turn behind and the exception is of the kind that the death of another makes:
+    that rank died first. One that is behind without that was still at work when the launcher ended it.
     """
     failed = [rank for rank in run.ranks if rank.error is not None]
     if not failed:
         return None
     first = min(failed, key=lambda rank: (_turn(rank), rank.rank))
     vanished = [rank for rank in run.ranks if rank.error is None and not rank.finished]
-    if any(_turn(rank) < _turn(first) for rank in vanished) and not run.timed_out:
-        return None
     error = first.error or {}
+    behind = [rank for rank in vanished if _turn(rank) < _turn(first)]
+    if not run.timed_out and behind and (any(_fault(rank) for rank in behind) or _LOST.search(said(error))):
+        return None
     hint = set_variables(first.facts)
     return Failed(
         f"rank {first.rank} ended in phase '{first.phase}' with {said(error)}" + (f" ({hint})" if hint else ""),

@@ -73,12 +73,25 @@ def test_a_death_that_another_rank_reports_as_an_exception(output: str) -> None:
     early, late = rank(1), rank(0)
     early["process"]["turn"], late["process"]["turn"] = 6, 7
     dead = process("ranks", 1, early, phase="torch step 3: forward", finished=False)
-    told = {"type": "RuntimeError", "message": "connection closed by peer", "traceback": ""}
+    told = {"kind": "RuntimeError", "message": "connection closed by peer", "traceback": ""}
     other = process("ranks", 0, late, phase="torch step 3: backward", finished=False, error=told)
 
     cause = causes(judged(run("ranks", dead, other, code=1, output=output)))["ranks-started"]
 
     assert cause.startswith("rank 1 in phase 'torch step 3: forward' ")
+
+
+def test_an_exception_of_its_own_is_the_cause_though_another_rank_was_behind() -> None:
+    """The launcher ended the slower one while it was still at the step before."""
+    early, late = rank(0), rank(1)
+    early["process"]["turn"], late["process"]["turn"] = 5, 6
+    ended = process("ranks", 0, early, phase="torch step 2: backward", finished=False)
+    told = {"kind": "OSError", "message": "no space left", "traceback": "Traceback"}
+    other = process("ranks", 1, late, phase="torch step 3: forward", finished=False, error=told)
+
+    cause = causes(judged(run("ranks", ended, other, code=1, output=DEATHS["hydra"][1])))["ranks-started"]
+
+    assert cause.startswith("rank 1 ended in phase 'torch step 3: forward' with OSError: no space left")
 
 
 def test_a_rank_that_left_no_word() -> None:
