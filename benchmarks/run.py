@@ -17,8 +17,11 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
+import envbuilder
+
 ENVBUILDER = str(Path(sys.executable).with_name("envbuilder"))
 RECIPE = "tensorflow-onednn"
+SOURCE = "mpi4py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +64,9 @@ class Place:
             sys.exit(f"{' '.join(argv)} failed ({done.returncode}):\n{done.stderr[-3000:]}")
         return seconds
 
-    def output(self, *argv: str) -> str:
+    def output(self, *argv: str, env: Mapping[str, str] | None = None) -> str:
         """What a program writes to stdout."""
-        variables = {**os.environ, "ENVBUILDER_HOME": str(self.home)}
+        variables = {**os.environ, "ENVBUILDER_HOME": str(self.home), **(env or {})}
         return subprocess.run(argv, env=variables, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -106,6 +109,84 @@ def warm(place: Place) -> Result:
 
     a, b = compared(ours, theirs, 5)
     return Result(name="warm rebuild / uv venv + uv pip sync", ours=a, theirs=b, rounds=5, limit=1.3)
+
+
+def shared(place: Place) -> Result:
+    """A second environment, whose compiled wheel another one has already, beside a raw sync of its lock; the wheel included."""
+    folder = place.scratch / "recipes" / "second"
+    folder.mkdir(parents=True)
+    text = (
+        f"schema: 1\nname: second\nsummary: another environment with the same MPI\nextends: {RECIPE}\n"
+        'variants: [{version: "2.21.0", python: ">=3.10,<3.14"}]\npackages: [pyyaml]\n'
+    )
+    (folder / "recipe.yaml").write_text(text)
+    second = {"ENVBUILDER_RECIPE_PATH": str(folder.parent)}
+    place.run(ENVBUILDER, "build", RECIPE)
+    body = place.output(ENVBUILDER, "lock", "second", env=second) + "/pylock.toml"
+    cached = {"UV_CACHE_DIR": str(place.home / "cache" / "uv"), "UV_NO_CONFIG": "1"}
+    place.run(ENVBUILDER, "build", "second", env=second)
+    kept = json.loads(place.output(ENVBUILDER, "build", "second", "--explain-cache", "--json", env=second))["wheels"]
+    assert [one["kept"] for one in kept] == [True]
+
+    def ours() -> float:
+        place.run(ENVBUILDER, "envs", "rm", "second")
+        return place.run(ENVBUILDER, "build", "second", env=second)
+
+    def theirs() -> float:
+        venv = place.scratch / "raw-second"
+        shutil.rmtree(venv, ignore_errors=True)
+        first = place.run(find_uv_bin(), "venv", str(venv), env=cached)
+        return first + place.run(find_uv_bin(), "pip", "sync", "--python", f"{venv}/bin/python", body, env=cached)
+
+    a, b = compared(ours, theirs, 5)
+    place.run(ENVBUILDER, "envs", "rm", "second")
+    return Result(name="build that shares a wheel / uv venv + uv pip sync", ours=a, theirs=b, rounds=5, limit=1.3)
+
+
+def source(place: Place) -> Result:
+    """mpi4py's environment with nothing compiled, from a fresh source, beside its bare compilation: the same command alone.
+
+    What the bare one needs, its build environment and the unpacked source, is made beforehand and not counted.
+    """
+    place.run(ENVBUILDER, "build", SOURCE)
+    (wheel,) = json.loads(place.output(ENVBUILDER, "build", SOURCE, "--explain-cache", "--json"))["wheels"]
+    bare = _bare(place, place.scratch / "bare")
+
+    def ours() -> float:
+        place.run(ENVBUILDER, "envs", "rm", SOURCE)
+        shutil.rmtree(wheel["path"])
+        shutil.rmtree(place.home / "cache" / "ccache", ignore_errors=True)
+        return place.run(ENVBUILDER, "build", SOURCE)
+
+    a, b = compared(ours, bare, 3)
+    return Result(name="build from source / its compilation alone", ours=a, theirs=b, rounds=3, limit=1.05)
+
+
+def _bare(place: Place, work: Path) -> Callable[[], float]:
+    """The compilation of a plan, in another folder: what runs it anew and tells its seconds."""
+    steps = json.loads(place.output(ENVBUILDER, "plan", SOURCE, "--json"))["steps"]
+    (made,) = (step["steps"] for step in steps if step["do"] == "product")
+    (unpack,) = (step for step in made if step["do"] == "run" and step["title"].startswith("unpack "))
+    (spec,) = (step["text"] for step in made if step["do"] == "write" and step["path"].endswith("/compile.json"))
+    planned = json.loads(spec)["work"]
+    command = [word.replace(planned, str(work)) for word in json.loads(spec)["command"]]
+    env = {name: value.replace(planned, str(work)) for name, value in unpack["env"].items()}
+    body = place.output(ENVBUILDER, "lock", SOURCE) + f"/pylock.build-{SOURCE}.toml"
+    cached = {"UV_CACHE_DIR": str(place.home / "cache" / "uv"), "UV_NO_CONFIG": "1"}
+    place.run(find_uv_bin(), "venv", "--python", sys.executable, str(work / "env"), env=cached)
+    place.run(find_uv_bin(), "pip", "sync", "--python", str(work / "env" / "bin" / "python"), body, env=cached)
+    tool = Path(envbuilder.__file__).parent / "workshop" / "unpack.py"
+
+    def seconds() -> float:
+        shutil.rmtree(work / "out", ignore_errors=True)
+        shutil.rmtree(work / "source", ignore_errors=True)
+        _, _, _, archive, mark, _ = unpack["argv"]
+        place.run(sys.executable, str(tool), archive, mark, str(work / "source"))
+        started = time.perf_counter()
+        subprocess.run(command, cwd=work, env=env, capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    return seconds
 
 
 def pip(place: Place) -> Result:
@@ -221,6 +302,8 @@ TOPICS: dict[str, Callable[[Place], Result]] = {
     "start": start,
     "noop": noop,
     "warm": warm,
+    "shared": shared,
+    "source": source,
     "pip": pip,
     "verify": verify,
     "modules": modules,
@@ -259,7 +342,7 @@ def _line(one: Result) -> str:
     sign = ">=" if one.at_least else "<="
     said = "met" if one.met else "MISSED"
     return (
-        f"{one.name:44} {one.ours:8.3f} s {one.theirs:8.3f} s   ratio {one.ratio:6.2f} {sign} {one.limit:<5} {said}"
+        f"{one.name:50} {one.ours:8.3f} s {one.theirs:8.3f} s   ratio {one.ratio:6.2f} {sign} {one.limit:<5} {said}"
         f"   ({one.rounds} round{'s' if one.rounds > 1 else ''})"
     )
 

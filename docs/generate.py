@@ -150,6 +150,7 @@ def _one_recipe(found: recipe.Recipe) -> Iterator[str]:
     yield from (f"- compiled here: `{name}`, because {source.why}" for name, source in found.sources.items())
     for one in found.environment:
         yield f"- at run time: {f'unset `{one.unset}`' if one.unset else f'`{one.set}={one.to}`'}, because {one.why}"
+    yield from (f"- data: `{one.variable}`, {one.why}" for one in found.data)
     yield from (f"- cannot work where `{one.when}`: {one.why}" for one in found.infeasible)
     yield ""
 
@@ -168,7 +169,8 @@ def _checks() -> str:
 def _one_check(check: Check) -> Iterator[str]:
     asked = ", ".join(f"`{feature}`" for feature in sorted(check.features))
     yield f"### {check.name}\n\n*{_sentence(check.title)}*"
-    yield f"Asked of environments with the features {asked}.\n" if asked else "Asked of every environment.\n"
+    only = f", {check.only}" if check.only else ""
+    yield f"Asked of environments with the features {asked}{only}.\n" if asked else f"Asked of every environment{only}.\n"
     yield f"- **Witnesses.** {_linked(check.witnesses)}"
     yield f"- **What fools weaker checks.** {_linked(check.mistakes)}"
     yield f"- **Fails when.** {_linked(check.fails)}\n"

@@ -117,6 +117,11 @@ def _machine(site: Site) -> Iterator[str]:
         ("modules", "; ".join([system, *verbs]) if system else "", modules.source),
         ("batch system", "; ".join(["Slurm", *jobs]) if rules.kind == "slurm" else "", rules.source),
         ("files", "; ".join(places), paths.source),
+        (
+            "may be preloaded",
+            "; ".join(f"`{one.library}`: {words.prose(one.why, site)}" for one in site.allowed_preloads),
+            tuple(dict.fromkeys(key for one in site.allowed_preloads for key in one.source)),
+        ),
         ("mirrors", "; ".join(f"`{old}` is `{new}`" for old, new in site.mirrors.items()), ()),
         ("a proof holds", words.proof(site), ()),
     ]
@@ -286,7 +291,14 @@ def _fits(site: Site, name: str, one: Partition, recipes: list[Recipe]) -> Itera
 def _variant(recipe: Recipe, site: Site, name: str, one: Partition) -> tuple[str, str]:
     """The first row that fits, or nothing and why no row does."""
     arch = "aarch64" if one.cpu.target.startswith(ARM) else "x86_64"
-    facts = {"site": site.name, "partition": name, "arch": arch, "gpu": one.gpu.vendor, "mpi": one.mpi.name or "any"}
+    facts = {
+        "site": site.name,
+        "partition": name,
+        "arch": arch,
+        "gpu": one.gpu.vendor,
+        "mpi": one.mpi.name or "any",
+        "provider": one.mpi.provider,
+    }
     reasons = {row.version: misfit(recipe, row, one, facts) for row in recipe.variants}
     taken = next((version for version, reason in reasons.items() if not reason), "")
     if taken:

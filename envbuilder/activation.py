@@ -139,6 +139,23 @@ def script(activation: Activation) -> str:
     return "\n".join(lines)
 
 
+def exports(activation: Activation, caches: str) -> str:
+    """The same settings for a process that only begins, as in an image: plain assignments for any POSIX shell.
+
+    There is nothing to undo and no module; a PYTHONPATH of the host means nothing there. `caches` is an expression of the
+    shell: where caches go that nobody has set.
+    """
+    _refuse(activation)
+    lines = [f"export PATH={quote(_segment(activation))}:$PATH", "unset PYTHONPATH"]
+    for setting in _assignments(activation):
+        value = setting.value
+        lines.append(f"unset {setting.name}" if value is None else f"export {setting.name}={quote(value)}")
+    lines += [
+        f'export {name}="${{{name}-{caches}/{below}}}"' for name, below in _caches(activation)
+    ]
+    return "\n".join([*lines, ""])
+
+
 def _assignments(activation: Activation) -> Iterator[Setting]:
     """Every variable that is given a value whatever it was before, in order: the modules', ours, the recipe's."""
     for name, value in sorted(activation.effect.set.items()):

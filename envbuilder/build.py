@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from envbuilder import __version__, host, inventory, pip_config, places, process, store, told
+from envbuilder import __version__, host, image, inventory, pip_config, places, process, store, told
 from envbuilder.checkout import Cache, Part
 from envbuilder.console import Console, Tick
 from envbuilder.document import write_atomically
@@ -37,9 +37,6 @@ _DAMAGED = (
     "hash mismatch", "hashes do not match", "do not match the hashes", "bad crc", "failed to extract", "invalid zip",
     "corrupt", "invalid gzip",
 )  # fmt: skip
-
-# What a program of ours sees of the caller's environment when its step asks for a clean one.
-_KEPT_IN_CLEAN = ("PATH", "LANG")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,8 +132,7 @@ def _all(actions: Iterable[Step], means: _Means, tick: Tick) -> None:
 
 def _run(step: Run, plan: Plan, log: Path, tick: Tick) -> None:
     command = Command(argv=step.argv, env=_environment(step, plan), cwd=step.cwd)
-    kept = {name: os.environ[name] for name in _KEPT_IN_CLEAN if name in os.environ} if step.clean else os.environ
-    base = plan.effect.apply(kept)
+    base = plan.effect.apply({} if step.clean else os.environ)
     if step.cache_first:
         cached = replace(command, argv=(*command.argv, *step.cache_first))
         if process.logged(cached, log, base=base, redact=pip_config.redact).code == 0:
@@ -153,11 +149,10 @@ def _run(step: Run, plan: Plan, log: Path, tick: Tick) -> None:
 
 
 def _environment(step: Run, plan: Plan) -> dict[str, str | None]:
-    network: dict[str, str | None] = dict(plan.network)
-    if step.network and step.clean:
-        network |= {"PIP_CERT": plan.network.get("SSL_CERT_FILE")}
-    inherited = dict.fromkeys(("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"))
-    return {**inherited, **network, **step.env}
+    """The patch for a step's program: nothing but what the plan says decides what it makes."""
+    if step.clean:
+        return dict(step.env)
+    return {**dict.fromkeys(pip_config.FOREIGN), **pip_config.linked(os.environ), **plan.network, **step.env}
 
 
 def _how_far(step: Run) -> str:
@@ -255,8 +250,8 @@ def _last_lines(output: str) -> str:
 
 def _described(job: Job, seconds: float) -> Environment:
     """The manifest of a tree that was just built."""
-    found = inventory.take(job.plan.prefix)
-    mpi = job.target.mpi
+    about = image.finished(job.plan.image) if job.plan.image else None
+    found, mpi = _stock(job, about)
     python = job.target.python
     return Environment(
         identifier=job.plan.identifier,
@@ -274,8 +269,9 @@ def _described(job: Job, seconds: float) -> Environment:
         packages=job.lock.packages(),
         records=found.records,
         written=found.written,
-        mpi=inventory.mpi_library(job.plan.prefix, mpi) if mpi else None,
+        mpi=mpi,
         settings=tuple(job.lock.request["settings"]),
+        data=tuple(job.lock.request.get("data", ())),
         caches=job.caches,
         max_proof_age_hours=job.site.proof.max_age_hours,
         modules=_kept_modules(job.target.modules),
@@ -283,11 +279,23 @@ def _described(job: Job, seconds: float) -> Environment:
         base=asdict(job.target.central) if job.target.central else None,
         site_file=str(job.site_file),
         scheduler=_scheduler(job.site),
+        gpus=_gpus(job.site),
         signers=_signers(job.site),
+        preloads=_preloads(job.site),
         created=store.now(),
         created_by=f"envbuilder {__version__}",
         seconds=round(seconds, 3),
+        image=about,
     )
+
+
+def _stock(job: Job, about: Mapping[str, Any] | None) -> tuple[inventory.Inventory, Mapping[str, str] | None]:
+    """What the tree consists of, and the MPI library that ranks must have mapped."""
+    mpi = job.target.mpi
+    if about:
+        return image.stock(about, mpi)
+    prefix = job.plan.prefix
+    return inventory.take(prefix), inventory.mpi_library(prefix, mpi) if mpi else None
 
 
 def _following(job: Job, found: Environment) -> Environment:
@@ -298,7 +306,9 @@ def _following(job: Job, found: Environment) -> Environment:
         partition=job.target.partition,
         site_file=str(job.site_file),
         scheduler=_scheduler(job.site),
+        gpus=_gpus(job.site),
         signers=_signers(job.site),
+        preloads=_preloads(job.site),
         max_proof_age_hours=job.site.proof.max_age_hours,
     )
     if now != found:
@@ -327,10 +337,18 @@ def _scheduler(site: Site) -> dict[str, str]:
     return {str(name): str(partition.scheduler.partition) for name, partition in site.partitions.items()}
 
 
+def _gpus(site: Site) -> dict[str, str]:
+    return {str(name): str(partition.gpu.vendor) for name, partition in site.partitions.items()}
+
+
 def _signers(site: Site) -> dict[str, str]:
     rules = site.proof
     file = places.expanded(str(rules.allowed_signers), os.environ)
     return {"required": "yes" if rules.signed else "no", "file": file} if rules.signed or file else {}
+
+
+def _preloads(site: Site) -> tuple[dict[str, str], ...]:
+    return tuple({"library": str(one.library), "why": str(one.why)} for one in site.allowed_preloads)
 
 
 def _toolkit_tag(tag: str) -> str:

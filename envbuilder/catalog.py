@@ -134,6 +134,9 @@ def merged(origin: Origin, env: Mapping[str, str]) -> tuple[Recipe, tuple[Origin
     result = layers[-1]
     for layer in reversed(layers[:-1]):
         result = recipe_format.layered(layer, result)
+    mistakes = recipe_format.feature_mistakes(result)
+    if mistakes:
+        raise InputError("\n".join(mistakes))
     return result, tuple(origins)
 
 

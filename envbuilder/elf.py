@@ -49,6 +49,23 @@ def read(path: Path) -> ElfFacts | None:
             return None
 
 
+def versions_needed(path: Path) -> frozenset[str]:
+    """The symbol versions that an object asks of its libraries, such as `GLIBC_2.34`; empty where it cannot be read."""
+    from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.gnuversions import GNUVerNeedSection
+
+    try:
+        with path.open("rb") as source:
+            sections = [one for one in ELFFile(source).iter_sections() if isinstance(one, GNUVerNeedSection)]
+            return frozenset(
+                auxiliary.name for section in sections for _, all_of_it in section.iter_versions() for auxiliary in all_of_it
+            )
+    except (OSError, ELFError, ConstructError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError):
+        return frozenset()
+
+
 def defines(path: Path, symbol: str) -> bool:
     """Whether an object exports a symbol of its own; False where it only needs it, or has no table of dynamic symbols."""
     from elftools.common.exceptions import ELFError

@@ -13,9 +13,9 @@ SCHEMA = 1
 
 # the fields of a manifest that are not text
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("features", "imports", "settings"), (list, tuple)),
-    **dict.fromkeys(("python", "packages", "records", "written", "gpu", "scheduler", "signers"), (dict,)),
-    **dict.fromkeys(("mpi", "modules", "base"), (dict, type(None))),
+    **dict.fromkeys(("features", "imports", "settings", "preloads", "data"), (list, tuple)),
+    **dict.fromkeys(("python", "packages", "records", "written", "gpu", "gpus", "scheduler", "signers"), (dict,)),
+    **dict.fromkeys(("mpi", "modules", "base", "image"), (dict, type(None))),
     "max_proof_age_hours": (int,),
     "seconds": (int, float),
 }
@@ -33,8 +33,16 @@ class Environment:
     `modules` is what loading the site's modules did (`effect.Loaded.identity`, and their `files`); `gpu` what device code
     must be for, with the toolkits of the partition and of the wheels (empty where the recipe computes on CPUs); `base` the
     module that a layer stands on, with its packages and paths; `site_file` the file that the facts of the site came from.
-    `scheduler` maps each partition of the site to the batch system's own, where there is a batch system. `signers` says
+    `scheduler` maps each partition of the site to the batch system's own, where there is a batch system, `gpus` each of them
+    to the vendor of the GPUs that its nodes have (`none` without). `signers` says
     what the site asks of a proof's signature: `required` (yes or no) and `file`, that of the allowed signers.
+
+    `image` is there when the tree is inside an image: its `file` and `sha256`, the `base`, the `runtime` it was built with,
+    where the tree is in it (`prefix`) and its interpreter (`python`), whether `mpi` is the `image`'s or the `host`'s, and then
+    what is bound (`binds`, `library_path`); `mpiexec` starts the ranks, in the image if `mpiexec_inside`.
+
+    `preloads` are the libraries that the site lets LD_PRELOAD name: `library` (see `envbuilder.preload`) and `why`. `data` are
+    what its programs read: the `variable` that leads there, and `why`.
     """
 
     # what came later has a default, so that older manifests keep loading
@@ -65,8 +73,12 @@ class Environment:
     gpu: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Any] | None = None
     scheduler: Mapping[str, str] = field(default_factory=dict)
+    gpus: Mapping[str, str] = field(default_factory=dict)
     signers: Mapping[str, str] = field(default_factory=dict)
     site_file: str = ""
+    image: Mapping[str, Any] | None = None
+    preloads: tuple[Mapping[str, str], ...] = ()
+    data: tuple[Mapping[str, str], ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """The manifest as plain data."""
@@ -89,7 +101,7 @@ class Environment:
         wrong = [name for name, value in values.items() if not isinstance(value, _KINDS.get(name, str))]
         if wrong:
             raise StoreError(f"{file}: the manifest is damaged: {', '.join(wrong)}", hint="build it anew")
-        for name in ("features", "imports", "settings"):
+        for name in {"features", "imports", "settings", "preloads", "data"} & set(values):
             values[name] = tuple(values[name])
         environment = cls(**values)
         try:

@@ -44,8 +44,11 @@ class Expectation:
     `packages` maps each distribution's normalised name to its locked version; `records` maps it to the sha256 of its
     RECORD file as it was right after the installation; `written` maps each file that envbuilder itself wrote (relative
     to the prefix) to its sha256. `features` are the recipe's, and choose the checks. `gpu` and `base` are those of
-    `environment.Environment`; `ranks` are spread over `nodes`. `module_folders` are those that the site's modules put into
-    LD_LIBRARY_PATH.
+    `environment.Environment`; `ranks` are spread over `nodes`, each with `cpus_per_rank` CPUs of the launch profile (0: it
+    says none). `module_folders` are those that the site's modules put into LD_LIBRARY_PATH, `preloads` the libraries that
+    LD_PRELOAD may name (`library`, `why`), `data` the variables that lead to what programs read (`variable`, `why`).
+    `gpu_vendor` is whose GPUs the nodes have (`none`, `amd`, ...), whatever the recipe computes on; "" where that is not
+    known. `image` is that of `environment.Environment`; then `prefix` is a place inside it.
     """
 
     environment: str
@@ -60,9 +63,14 @@ class Expectation:
     mpi: MpiExpectation | None
     ranks: int
     nodes: int = 1
+    cpus_per_rank: int = 0
     gpu: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Any] | None = None
     module_folders: tuple[str, ...] = ()
+    preloads: tuple[Mapping[str, str], ...] = ()
+    data: tuple[Mapping[str, str], ...] = ()
+    gpu_vendor: str = ""
+    image: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,8 @@ def misfit(
 ) -> str:
     """Why this variant cannot work on this partition, or nothing.
 
-    `facts` maps the keys of a condition (site, partition, arch, mpi, gpu) to their values; with `own_python` the user names
-    an interpreter, and the partition's does not count. Raises `InputError` for a condition on something else.
+    `facts` maps the keys of a condition (site, partition, arch, mpi, provider, gpu) to their values; with `own_python` the
+    user names an interpreter, and the partition's does not count. Raises `InputError` for a condition on something else.
     """
     python = "" if own_python else _other_python(variant, partition)
     return (

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from envbuilder import gate_memo, host, proof, scheduler, signature
-from envbuilder.builders import BUILDERS
+from envbuilder.builders import BUILDERS, apptainer
 from envbuilder.environment import Environment
 from envbuilder.errors import GateError, StoreError
 from envbuilder.process import EnvPatch, patched
@@ -23,6 +23,19 @@ _CLOCK_SKEW = timedelta(minutes=5)
 def patch(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     """What activating the environment does to the variables `base`."""
     return BUILDERS[environment.builder].enter(environment, base)
+
+
+def words(
+    environment: Environment, *, binds: Mapping[str, str] | None = None, cwd: str = "", together: bool = False
+) -> tuple[str, ...]:
+    """What stands before a command that runs in the environment: the way into its image, if it is in one.
+
+    Raises `HostError` where something that is bound into it is gone.
+    """
+    if environment.image is None:
+        return ()
+    Path(environment.caches, environment.identifier).mkdir(parents=True, exist_ok=True)
+    return apptainer.inside(environment, binds=binds or {}, cwd=cwd, together=together)
 
 
 def circumstances(environment: Environment, base: Mapping[str, str], libraries: Iterable[str] = ()) -> Circumstances:

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 import sysconfig
 import tempfile
@@ -20,14 +19,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from envbuilder import process
+from envbuilder import process, toolchain
 from envbuilder.document import where
 from envbuilder.effect import Loaded
 from envbuilder.errors import HostError
 from envbuilder.partition import MpiContract, Partition
 from envbuilder.process import Command
 from envbuilder.site import Site
-from envbuilder.target import Central, Compiler, Mpi, Python, Target
+from envbuilder.target import Central, Mpi, Python, Target
+from envbuilder.toolchain import which
 
 _ASK_PYTHON = """
 import json, os, platform, sys, sysconfig
@@ -118,7 +118,7 @@ def own_python() -> Python:
 
 def site_python(command: str, env: Mapping[str, str] | None) -> Python:
     """The interpreter of that command in `env`; raises `HostError` when there is none."""
-    path = _which(command, env)
+    path = which(command, env)
     if path is None:
         raise HostError(
             f"the site's Python is the command {command}, and it is not on the PATH",
@@ -148,22 +148,13 @@ def central(module: str, python: Python, env: Mapping[str, str] | None) -> Centr
         ) from error
 
 
-def find_compiler(name: str, env: Mapping[str, str] | None = None) -> Compiler | None:
-    """The C compiler of that name or path, as found in `env`, or None."""
-    path = _which(name, env)
-    if path is None:
-        return None
-    done = process.capture(Command(argv=(path, "--version")), timeout=60, base=env)
-    return Compiler(path=path, version=done.output.splitlines()[0]) if done.code == 0 and done.output else None
-
-
 def find_system_mpi(mpicc: str, env: Mapping[str, str] | None = None) -> Mpi | None:
     """The MPI that `mpicc` links with, witnessed by a program that it compiles and that runs; None without an mpicc.
 
     `mpicc` may end in an option, as Cray's `cc -shared` does. Raises `HostError` when there is one and it does not work.
     """
     program, space, option = mpicc.partition(" ")
-    path = _which(program, env)
+    path = which(program, env)
     if path is None:
         return None
     version, mapped = _witness_mpi(path, env)
@@ -204,25 +195,21 @@ def target(
     """
     partition = site.partition(partition_name)
     env = modules.effect.apply(os.environ) if modules else None
-    return Target(
+    found = Target(
         site=site.name,
         partition=partition_name,
         arch=platform.machine(),
         libc=_libc(),
         gpu=partition.gpu.vendor,
         python=python,
-        mpi=find_mpi(partition, env) if with_mpi else None,
-        compiler=_compilers(partition, env),
+        mpi=toolchain.wrapping(find_mpi(partition, env), env) if with_mpi else None,
+        compiler=toolchain.compilers(partition, env),
         gpu_arch=partition.gpu.arch,
         toolkit=partition.gpu.toolkit,
         modules=modules,
         central=central(base, python, env) if base else None,
     )
-
-
-def _compilers(partition: Partition, env: Mapping[str, str] | None) -> Compiler | None:
-    found = find_compiler(partition.compilers.cc, env)
-    return replace(found, cxx=_which(partition.compilers.cxx, env) or "") if found else None
+    return replace(found, tools=toolchain.tools(found))
 
 
 def find_mpi(partition: Partition, env: Mapping[str, str] | None = None) -> Mpi | None:
@@ -235,7 +222,7 @@ def find_mpi(partition: Partition, env: Mapping[str, str] | None = None) -> Mpi 
         if found is not None:
             _refuse_other_mpi(found, contract)
             if contract.mpicc.partition(" ")[0] == partition.compilers.cc:  # the compilers themselves link with MPI
-                return replace(found, mpicxx=_which(partition.compilers.cxx, env) or "")
+                return replace(found, mpicxx=which(partition.compilers.cxx, env) or "")
             return found
         if contract.provider == "system":
             raise HostError(
@@ -331,10 +318,6 @@ def _refuse_other_mpi(found: Mpi, contract: MpiContract) -> None:
             hint="a version that is not the default one needs its folder on LD_LIBRARY_PATH (`exports_after_modules`); else "
             "mend `version` in the site file",
         )
-
-
-def _which(command: str, env: Mapping[str, str] | None) -> str | None:
-    return shutil.which(command, path=env.get("PATH") if env is not None else None)
 
 
 def _witness_mpi(mpicc: str, env: Mapping[str, str] | None) -> tuple[str, list[str]]:

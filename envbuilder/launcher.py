@@ -6,7 +6,7 @@ Pure but for `family`, which asks the program itself what it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,9 +41,22 @@ def launch(
     return Command(argv=(*_LAUNCHERS[kind](str(mpiexec or ""), ranks), *argv), env=_variables(kind))
 
 
+def started_by(env: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process as one of its ranks."""
+    return any(name in env for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"))
+
+
 def threads(env: Mapping[str, str], ranks: int, cores: int) -> dict[str, str]:
     """One thread per core over all ranks, unless the user or the recipe decided otherwise."""
     return {} if env.get("OMP_NUM_THREADS") else {"OMP_NUM_THREADS": str(max(1, cores // ranks))}
+
+
+def cpus_per_rank(srun: Sequence[str]) -> int:
+    """The CPUs that srun is told to give each rank; 0 where it is told none, or is given a map of its own to bind by."""
+    said = dict(option.split("=", 1) for option in srun if option.startswith("--") and "=" in option)
+    cpus, binding = said.get("--cpus-per-task", ""), said.get("--cpu-bind", "")
+    mapped = ":" in binding or "rank" in binding  # map_cpu:..., mask_cpu:..., rank
+    return int(cpus) if cpus.isdecimal() and not mapped else 0
 
 
 def _variables(kind: Family) -> dict[str, str]:

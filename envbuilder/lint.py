@@ -62,6 +62,7 @@ def _rendering(recipe: Recipe, version: str, place: tuple[str, str, Partition]) 
     """Render a variant for a partition as its facts describe it; that it does not fit there is no mistake."""
     site, name, partition = place
     minor = ".".join(partition.python.version.split(".")[:2]) or "3.12"
+    mpi = _mpi(partition)
     target = Target(
         site=site,
         partition=name,
@@ -74,18 +75,31 @@ def _rendering(recipe: Recipe, version: str, place: tuple[str, str, Partition]) 
             soabi=f"cpython-{minor.replace('.', '')}-x86_64-linux-gnu",
             headers=True,
         ),
-        mpi=Mpi(provider="wheel", name="mpich", package="mpich"),
+        mpi=mpi,
         compiler=Compiler(path="cc", version="cc", cxx="c++"),
         gpu_arch=partition.gpu.arch,
         toolkit=partition.gpu.toolkit,
     )
-    facts = {"site": site, "partition": name, "arch": "x86_64", "mpi": "mpich", "gpu": partition.gpu.vendor}
+    facts = {
+        "site": site,
+        "partition": name,
+        "arch": "x86_64",
+        "mpi": "mpich",
+        "provider": mpi.provider,
+        "gpu": partition.gpu.vendor,
+    }
     try:
         if not misfit(recipe, recipe.variant(version), partition, facts):
             request.concrete(recipe, recipe.variant(version), partition, target)
     except EnvbuilderError as error:
         return _lines(error)
     return []
+
+
+def _mpi(partition: Partition) -> Mpi:
+    if partition.mpi.provider == "system":
+        return Mpi(provider="system", name=partition.mpi.name, mpicc="cc", mpicxx="CC", soname=partition.mpi.soname)
+    return Mpi(provider="wheel", name="mpich", package="mpich")
 
 
 def _settings(recipe: Recipe) -> list[str]:

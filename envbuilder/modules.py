@@ -93,15 +93,17 @@ def bare() -> dict[str, str]:
 
 
 def load(site: Site, partition: Partition, extra: tuple[str, ...] = ()) -> Loaded | None:
-    """Load the modules of a partition, and `extra` ones after them; None where there are none to load.
+    """Load the modules of a partition, and `extra` ones after them; None where there are none to load and nothing to export.
 
     Raises `HostError` with the module system's own words when there is no such system, when a module cannot be loaded or
     does not stay loaded, or when a promised variable has no value.
     """
     wanted = (*partition.modules, *extra)
-    if site.modules.system == "none" or not (wanted or partition.exports_after_modules):
+    if not (wanted or partition.exports_after_modules):
         return None
     start = bare()
+    if site.modules.system == "none":
+        return _exports_alone(partition, start)
     with tempfile.TemporaryDirectory(prefix="envbuilder-modules-") as name:
         folder = Path(name)
         code = _run(site.modules, partition, wanted, folder, start, each=False)
@@ -206,6 +208,14 @@ def _failure(site: Site, wanted: tuple[str, ...], folder: Path, code: int) -> Ho
         said=words,
         replaced=False,
     )
+
+
+def _exports_alone(partition: Partition, start: Mapping[str, str]) -> Loaded | None:
+    """What a site without modules sets for its partition."""
+    if not partition.exports_after_modules:
+        return None
+    effect = difference(start, start, _exported(partition.exports_after_modules, start))
+    return Loaded(system="none", asked=(), names=(), files=(), effect=effect)
 
 
 def _exported(exports: tuple[Export, ...], loaded: Mapping[str, str]) -> dict[str, str]:

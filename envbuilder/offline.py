@@ -37,6 +37,18 @@ def bundle(prepared: Prepared, lock: Lock, output: Path, console: Console, env: 
         what = "is a folder" if output.is_dir() else f"cannot be written: {output.parent} is no folder"
         raise InputError(f"{output} {what}", hint="name a file in a folder that is there: -o FILE")
     wanted = artefacts.needed(lock, prepared.target)
+    place = fetch(prepared, lock, console, env)
+    files = {artefact: artefacts.kept(place, artefact) for artefact in wanted}
+    with console.step(f"write {output.name}") as tick:
+        return bundle_format.write(output, lock, files, tick)
+
+
+def fetch(prepared: Prepared, lock: Lock, console: Console, env: Mapping[str, str]) -> Path:
+    """Have every file that the lock takes on this target in the store, and return the folder of them.
+
+    Raises `HostError` for a file that cannot be had; what was fetched is kept.
+    """
+    wanted = artefacts.needed(lock, prepared.target)
     missing = [artefact for artefact in wanted if not artefacts.is_kept(prepared.store, artefact)]
     if len(missing) < len(wanted):
         console.note(f"{len(wanted) - len(missing)} of {len(wanted)} files were fetched before")
@@ -46,11 +58,8 @@ def bundle(prepared: Prepared, lock: Lock, output: Path, console: Console, env: 
     commits = told.commits(lock)
     for number, artefact in enumerate(missing, 1):
         found = replace(artefact, url=told.located(artefact, prepared.place.pip, mirrors))
-        _fetch(found, commits.get(artefact.sha256, ()), cache, console, (number, len(missing) + 1))
-    place = artefacts.folder(prepared.store.root)
-    files = {artefact: artefacts.kept(place, artefact) for artefact in wanted}
-    with console.step(f"write {output.name}", number=len(missing) + 1, of=len(missing) + 1) as tick:
-        return bundle_format.write(output, lock, files, tick)
+        _fetch(found, commits.get(artefact.sha256, ()), cache, console, (number, len(missing)))
+    return artefacts.folder(prepared.store.root)
 
 
 def default_name(lock: Lock) -> str:

@@ -38,6 +38,8 @@ CLEARED = (
     "UV_PYTHON_DOWNLOADS", "UV_PYTHON_PREFERENCE", "UV_REQUIRE_HASHES", "UV_RESOLUTION", "UV_SYSTEM_PYTHON",
     "UV_TORCH_BACKEND", "UV_VENV_CLEAR", "UV_VENV_RELOCATABLE", "UV_VENV_SEED", "UV_WORKING_DIR",
 )  # fmt: skip
+# What would get into an environment, or change it, while it is installed.
+FOREIGN = (*CLEARED, "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
 KEPT = (
     "UV_CACHE_DIR", "UV_HTTP_RETRIES", "UV_HTTP_TIMEOUT", "UV_KEYRING_PROVIDER", "UV_LINK_MODE", "UV_NATIVE_TLS",
     "UV_NO_CACHE", "UV_NO_PROGRESS", "UV_OFFLINE", "UV_SYSTEM_CERTS",
@@ -130,6 +132,11 @@ def uv_environment(
         "UV_INSECURE_HOST": " ".join(config.trusted_hosts) or None,
         **_transport(config),
     }
+
+
+def linked(env: Mapping[str, str]) -> dict[str, None]:
+    """The patch that keeps a user's UV_LINK_MODE from filling an environment with links into a cache that may be removed."""
+    return {"UV_LINK_MODE": None} if env.get("UV_LINK_MODE") == "symlink" else {}
 
 
 def notes(config: PipConfig, *, indexes: Sequence[str] = ()) -> tuple[str, ...]:

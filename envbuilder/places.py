@@ -50,8 +50,12 @@ def data_root() -> Path:
 
 
 def directories(kind: str, env: Mapping[str, str]) -> tuple[Path, ...]:
-    """The directories searched for `recipes` or `sites`, first wins."""
-    variable = {"recipes": "ENVBUILDER_RECIPE_PATH", "sites": "ENVBUILDER_SITE_PATH"}[kind]
+    """The directories searched for `recipes`, `sites` or `containers`, first wins."""
+    variable = {
+        "recipes": "ENVBUILDER_RECIPE_PATH",
+        "sites": "ENVBUILDER_SITE_PATH",
+        "containers": "ENVBUILDER_CONTAINER_PATH",
+    }[kind]
     listed = [Path(entry) for entry in env.get(variable, "").split(os.pathsep) if entry]
     configuration = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/")) / ".config")
     return (*listed, configuration / "envbuilder" / kind, data_root() / kind)

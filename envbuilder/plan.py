@@ -20,7 +20,7 @@ SEALED_AT = 315532800
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Run a program. `env` is set for it; with `clean` it sees nothing else but PATH and the network settings.
+    """Run a program. `env` is set for it; with `clean` it sees nothing else but what the modules do.
 
     `cache_first` names options with which the program is content with what was fetched before; if that fails it is run
     without them. `watch` is a directory whose entries that end in `.dist-info` tell how far it is, of `total`.
@@ -31,7 +31,6 @@ class Run:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     clean: bool = False
-    network: bool = False
     cache_first: tuple[str, ...] = ()
     watch: Path | None = None
     total: int = 0
@@ -125,6 +124,7 @@ class Plan:
     """How one environment is built at `prefix`.
 
     `inputs` is what its identity is made from; every program runs with the `effect` of the site's `modules`.
+    `image` describes the image that it builds, if it does (`environment.Environment.image`).
     """
 
     name: str
@@ -135,6 +135,7 @@ class Plan:
     network: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     effect: Effect = field(default_factory=Effect)
+    image: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

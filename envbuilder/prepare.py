@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from envbuilder import catalog, host, modules, pip_config, store
+from envbuilder import catalog, host, modes, modules, pip_config, store
 from envbuilder import lock as lock_format
 from envbuilder.builders import BUILDERS
 from envbuilder.builders.base import LockOptions, Workplace
@@ -97,6 +97,7 @@ def prepared_for(choice: Choice, target: Target, env: Mapping[str, str], verb: s
     variant = next((row for row in choice.rows if host.fits(target.python.version, row.python)), choice.rows[0])
     request = concrete(found.recipe, variant, partition, target)
     place = store.locate(env, site.paths.root)
+    modes.make_root(place.root, site.paths.readable_by)
     return Prepared(
         wish=wish,
         site=site,
@@ -122,9 +123,9 @@ def _patches(found: FoundRecipe) -> tuple[Origin, ...]:
 def lock_directory(prepared: Prepared) -> Path:
     """Where the store keeps the lock of this request."""
     request = prepared.request
-    return prepared.store.lock_directory(
-        request.recipe, request.version, prepared.target.site, prepared.target.partition
-    )
+    layers = prepared.place.layers
+    partition = f"{prepared.target.partition}.{layers.name}" if layers else prepared.target.partition
+    return prepared.store.lock_directory(request.recipe, request.version, prepared.target.site, partition)
 
 
 def existing_lock(directory: Path) -> Lock | None:
@@ -260,5 +261,6 @@ def _misfit(found: FoundRecipe, row: Variant, site: Site, partition_name: str, w
         "arch": os.uname().machine,
         "gpu": partition.gpu.vendor,
         "mpi": partition.mpi.name or "any",
+        "provider": partition.mpi.provider,
     }
     return misfit(found.recipe, row, partition, facts, own_python=bool(wish.python))

@@ -20,6 +20,7 @@ from pathlib import Path
 from shlex import join
 from typing import IO
 
+from envbuilder import modes
 from envbuilder.errors import CommandFailed, HostError
 
 TAIL_LINES = 30
@@ -144,10 +145,11 @@ def failure(command: Command, done: Finished, *, log: Path | None = None, hint: 
 
 
 def replace_this_process(command: Command) -> None:
-    """Become the command (exec). Returns only by raising `HostError`, when the program does not exist."""
+    """Become the command (exec), with the caller's umask. Returns only by raising `HostError`: there is no such program."""
     env = patched(command.env)
     try:
-        os.execvpe(command.argv[0], list(command.argv), env)
+        with modes.of_caller():
+            os.execvpe(command.argv[0], list(command.argv), env)
     except OSError as error:
         raise HostError(f"cannot run {command.argv[0]}: {error.strerror}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
-from envbuilder import host
+from envbuilder import host, toolchain
 from envbuilder.errors import EnvbuilderError
 from envbuilder.first_site import Programs
 from envbuilder.survey import gpus
@@ -24,7 +24,7 @@ def programs_of(env: Mapping[str, str]) -> Programs:
     compilers: dict[str, Compiler] = {}
     for kind, names in _COMPILERS.items():
         for name in names:
-            found = host.find_compiler(name, env)
+            found = toolchain.find_compiler(name, env)
             if found is not None:
                 compilers[kind] = found
                 break

@@ -97,8 +97,13 @@ def tree_fingerprint(prefix: Path) -> str:
 
 
 def host_files(environment: Environment) -> tuple[str, ...]:
-    """The files outside of the tree that it cannot do without: the interpreter and the system's MPI library."""
+    """The files outside of the tree that it cannot do without: the interpreter and the system's MPI library.
+
+    Those of an image are what is bound into it.
+    """
     mpi = environment.mpi
+    if environment.image:
+        return tuple(environment.image["binds"])
     return (environment.python["path"], *((mpi["library"],) if mpi is not None and mpi["provider"] == "system" else ()))
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from envbuilder import gate, proof, store
+from envbuilder import gate, image, launcher, proof, store
+from envbuilder.builders import apptainer
 from envbuilder.effect import Around
 from envbuilder.environment import Environment
 from envbuilder.errors import VerifyError
 from envbuilder.evidence import Expectation, MpiExpectation, Verdict
 from envbuilder.store import Store
-from envbuilder.verify import Request, verify
+from envbuilder.verify import Inside, Request, verify
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,14 +36,16 @@ class Effort:
     key: Path | None = None
 
 
-def expect(environment: Environment, ranks: int, nodes: int = 1) -> Expectation:
-    """What must hold in an environment, drawn from its manifest."""
+def expect(
+    environment: Environment, ranks: int, nodes: int = 1, cpus_per_rank: int = 0, partition: str = ""
+) -> Expectation:
+    """What must hold in an environment, drawn from its manifest, on so many ranks of a partition (by default its own)."""
     mpi = environment.mpi
     searched = environment.effect().paths.get("LD_LIBRARY_PATH", Around())
     return Expectation(
         environment=environment.identifier,
         digest=environment.digest,
-        prefix=environment.prefix,
+        prefix=environment.image["prefix"] if environment.image else environment.prefix,
         python=environment.python["version"],
         features=environment.features,
         imports=environment.imports,
@@ -51,9 +55,14 @@ def expect(environment: Environment, ranks: int, nodes: int = 1) -> Expectation:
         mpi=MpiExpectation(**{key: value for key, value in mpi.items() if key != "mpiexec"}) if mpi else None,  # type: ignore[arg-type]
         ranks=ranks,
         nodes=nodes,
+        cpus_per_rank=cpus_per_rank,
         gpu=environment.gpu,
         base=environment.base,
         module_folders=(*searched.before, *searched.after),
+        preloads=environment.preloads,
+        data=environment.data,
+        image=environment.image,
+        gpu_vendor=environment.gpus.get(partition or environment.partition, ""),
     )
 
 
@@ -77,27 +86,51 @@ def prove(place: Store, environment: Environment, effort: Effort, progress: Call
     before = gate.circumstances(environment, os.environ)
     if effort.partition:
         before = replace(before, partition=effort.partition)
+    expected = expect(environment, effort.ranks, effort.nodes, launcher.cpus_per_rank(effort.srun), effort.partition)
+    control = _control_directory(place, environment)
     verdict = verify(
         Request(
-            expectation=expect(environment, effort.ranks, effort.nodes),
+            expectation=expected,
             env=gate.patch(environment, os.environ),
-            python=prefix / "bin" / "python",
+            python=Path(expected.prefix, "bin", "python"),
+            image=_inside(environment, control, expected),
             mpiexec=Path(environment.mpi["mpiexec"]) if environment.mpi and environment.mpi["mpiexec"] else None,
             srun=effort.srun,
-            control=_control_directory(place, environment),
+            control=control,
             timeout=effort.timeout,
             keep_going=effort.keep_going,
         ),
         progress=progress,
     )
     if all(outcome.status == "pass" for outcome in verdict.outcomes) and verdict.outcomes:
-        outside = verdict.evidence.static["libraries"]["outside"]
-        before = replace(before, libraries=proof.marks([*before.libraries, *proof.ways(outside)]))
+        # what an image needs is in it, but for what is bound, which the circumstances have
+        outside = {} if environment.image else verdict.evidence.static["libraries"]["outside"]
+        preloaded = [one["path"] for one in verdict.evidence.static["libraries"].get("preloads", ()) if one["path"]]
+        before = replace(before, libraries=proof.marks([*before.libraries, *proof.ways(outside), *preloaded]))
         document = proof.statement(environment, before, verdict.outcomes, outside, made=store.now(), ranks=effort.ranks)
         proof.save(place, environment, before.partition, document, effort.key)
     elif any(outcome.status == "fail" for outcome in verdict.outcomes):
         proof.withdraw(place, environment, before)
     return verdict
+
+
+def _inside(environment: Environment, control: Path, expected: Expectation) -> Inside | None:
+    """How the probes get into the environment's image, with the control directory."""
+    about = environment.image
+    if about is None:
+        return None
+    binds = {str(control): str(control)}
+
+    def look() -> dict[str, Any]:
+        how = apptainer.entering(environment, binds=binds, cwd=str(control))
+        return image.ask(image.whom(about), "static", {"expectation": asdict(expected)}, how)
+
+    return Inside(
+        words=gate.words(environment, binds=binds, cwd=str(control)),
+        words_of_ranks=gate.words(environment, binds=binds, cwd=str(control), together=True),
+        mpiexec_inside=bool(about["mpiexec_inside"]),
+        static=look,
+    )
 
 
 def _control_directory(place: Store, environment: Environment) -> Path:

@@ -24,7 +24,9 @@ NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?"
 MODULE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 MODULE_FILE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*)*"
 
-FEATURES = ("gpu", "horovod", "mpi4py", "onednn", "tensorflow", "torch")
+FEATURES = ("gpu", "horovod", "mpi4py", "onednn", "tensorflow", "torch", "torch-mpi")
+# features whose checks speak of others, too
+BESIDE = {"torch-mpi": ("mpi4py", "torch")}
 NEEDS = ("cpu", "mpi", "gpu-amd", "gpu-intel", "gpu-nvidia")
 
 
@@ -71,6 +73,14 @@ class RunSetting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Data that the program reads: the variable that names the folder or file, and what it is."""
+
+    variable: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Infeasible:
     """A condition (`gpu=amd`, or several joined by commas) under which the recipe cannot work, and why."""
 
@@ -97,6 +107,7 @@ class Recipe:
     indexes: tuple[Index, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     environment: tuple[RunSetting, ...] = ()
+    data: tuple[Data, ...] = ()
     infeasible: tuple[Infeasible, ...] = ()
 
     def variant(self, version: str) -> Variant:
@@ -170,13 +181,26 @@ _SETTING = Table(
     },
 )
 
+_DATA = Table(
+    build=Data,
+    doc="Data that the program reads, which every node must be able to.",
+    fields={
+        "variable": Field(
+            shape=Words(doc="The variable that names the folder or file.", pattern=VARIABLE, example="DEEPCAM_DATA"),
+            required=True,
+        ),
+        "why": Field(shape=Words(doc="What it is."), required=True),
+    },
+)
+
 _INFEASIBLE = Table(
     build=Infeasible,
     doc="A machine on which the recipe cannot work.",
     fields={
         "when": Field(
             shape=Words(
-                doc="`key=value` conditions joined by commas; the keys are site, partition, arch, mpi, gpu, variant.",
+                doc="`key=value` conditions joined by commas; the keys are site, partition, arch, mpi, "
+                "provider (of the MPI), gpu, variant.",
                 pattern=r"[a-z]+=[A-Za-z0-9._*-]+(, *[a-z]+=[A-Za-z0-9._*-]+)*",
                 example="gpu=amd",
             ),
@@ -228,6 +252,7 @@ RECIPE = Table(
         "indexes": Field(shape=ListOf(of=_INDEX, doc="Package indexes beside the machine's own.")),
         "sources": Field(shape=MapOf(of=SOURCE, doc="What is compiled here, by name.")),
         "environment": Field(shape=ListOf(of=_SETTING, doc="Environment variables at run time, each with its reason.")),
+        "data": Field(shape=ListOf(of=_DATA, doc="Variables that lead to data: verify reads there, on every node.")),
         "infeasible": Field(shape=ListOf(of=_INFEASIBLE, doc="Where it cannot work, each with its reason.")),
     },
 )  # fmt: skip
@@ -269,8 +294,19 @@ def layered(layer: Recipe, base: Recipe) -> Recipe:
         indexes=base.indexes + layer.indexes,
         sources={**base.sources, **layer.sources},
         environment=base.environment + layer.environment,
+        data=base.data + layer.data,
         infeasible=base.infeasible + layer.infeasible,
     )
+
+
+def feature_mistakes(recipe: Recipe) -> list[str]:
+    """Features of a whole recipe, its bases merged in, that lack the ones which they stand on."""
+    return [
+        f"{where(feature)}features: {feature} needs {' and '.join(lacking)} beside it; write `features: "
+        f"[{', '.join((*lacking, *recipe.features))}]`"
+        for feature in recipe.features
+        if (lacking := [other for other in BESIDE.get(feature, ()) if other not in recipe.features])
+    ]
 
 
 def json_schema() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from envbuilder.document import digest, where
 from envbuilder.errors import InputError
 from envbuilder.fit import misfit
 from envbuilder.partition import Partition
-from envbuilder.recipe import Index, Recipe, RunSetting, Variant
+from envbuilder.recipe import Data, Index, Recipe, RunSetting, Variant
 from envbuilder.source import TAG, URL, VERSION, Git, Source
 from envbuilder.target import Central, Target
 from envbuilder.template import Scope, render
@@ -42,11 +42,14 @@ class Request:
     settings: tuple[RunSetting, ...]
     target: Mapping[str, Any]
     tag: str = ""
+    data: tuple[Data, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Plain data, in which two requests are equal if and only if they ask for the same."""
         document = asdict(self)
         document["sources"] = {name: source.to_document() for name, source in sorted(self.sources.items())}
+        if not self.data:  # locks that were made before there were any stay fresh
+            del document["data"]
         return {key: plain(value) for key, value in document.items()}
 
     @property
@@ -72,6 +75,7 @@ def concrete(recipe: Recipe, variant: Variant, partition: Partition, target: Tar
         "partition": target.partition,
         "arch": target.arch,
         "mpi": mpi_name,
+        "provider": target.mpi.provider if target.mpi else "none",
         "gpu": target.gpu,
     }
     reason = misfit(recipe, variant, partition, facts)
@@ -153,6 +157,7 @@ def _rendered(recipe: Recipe, variant: Variant, target: Target, names: Scope) ->
         settings=tuple(_rendered_setting(setting, names) for setting in recipe.environment),
         target=target.identity(),
         tag=str(variant.tag),
+        data=recipe.data,
     )
 
 

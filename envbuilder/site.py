@@ -23,6 +23,7 @@ from envbuilder.partition import (
     VALID_UNTIL,
     Partition,
 )
+from envbuilder.preload import PRELOAD, Preload
 from envbuilder.recipe import NAME
 from envbuilder.shape import Field, ListOf, MapOf, Shape, Switch, Table, Whole, Words, read_document
 from envbuilder.source import URL
@@ -81,10 +82,14 @@ class Scheduler:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paths:
-    """Where things live; `root` is the store, `caches` what frameworks would write to HOME. Empty: envbuilder's own."""
+    """Where things live; `root` is the store, `caches` what frameworks would write to HOME. Empty: envbuilder's own.
+
+    `readable_by` says who may look into a store that is made here (`envbuilder.modes`); empty: as the user's umask says.
+    """
 
     root: str = ""
     caches: str = ""
+    readable_by: str = ""
     home_on_compute: bool = True
     source: tuple[str, ...] = ()
 
@@ -121,6 +126,7 @@ class Site:
     paths: Paths = field(default_factory=Paths)
     mirrors: Mapping[str, str] = field(default_factory=dict)
     proof: ProofRules = field(default_factory=ProofRules)
+    allowed_preloads: tuple[Preload, ...] = ()
 
     def partition(self, name: str) -> Partition:
         """The partition of that name; raises `UnknownName`, naming those that there are."""
@@ -237,6 +243,12 @@ _PATHS = Table(
                 example="/data/$USER",
             )
         ),
+        "readable_by": Field(
+            shape=Words(
+                doc="Who may look into a new store: its `owner`, the `group` of its folder, `all`; else as the umask says.",
+                choices=("owner", "group", "all"),
+            )
+        ),
         "caches": Field(
             shape=Words(doc="Where run-time caches go instead of HOME.", pattern=PATH, example="/scratch/$USER")
         ),
@@ -289,6 +301,9 @@ SITE = Table(
                 },
             )
         ),
+        "allowed_preloads": Field(
+            shape=ListOf(of=PRELOAD, doc="Libraries that LD_PRELOAD may name here; any other fails a verify.")
+        ),
         "default_partition": Field(
             shape=Words(doc="The partition that is meant when none is named.", pattern=NAME, example="host"), required=True
         ),
@@ -335,6 +350,9 @@ def cited(value: Any) -> Iterator[tuple[str, ...]]:
     """The `source` of every table of facts below a value."""
     if isinstance(value, Mapping):
         for child in value.values():
+            yield from cited(child)
+    elif isinstance(value, tuple):
+        for child in value:
             yield from cited(child)
     elif is_dataclass(value):
         for entry in fields(value):

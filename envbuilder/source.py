@@ -75,9 +75,10 @@ class Git:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Jobs:
-    """What one of the compilers that run at once may take."""
+    """What one of the compilers that run at once may take, and how long all of them do where that is no login node's work."""
 
     memory_gib: int = 2
+    minutes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -306,7 +307,16 @@ SOURCE = Table(
             shape=Table(
                 build=Jobs,
                 doc="How many compilers run at once: as many as there are cores, and as memory allows.",
-                fields={"memory_gib": Field(shape=Whole(doc="What one of them may need (2 unless said).", least=1, most=1024))},
+                fields={
+                    "memory_gib": Field(shape=Whole(doc="What one of them may need (2 unless said).", least=1, most=1024)),
+                    "minutes": Field(
+                        shape=Whole(
+                            doc="What it takes on a node: where there is a batch system it is compiled in a job of that long.",
+                            least=1,
+                            most=10_080,
+                        )
+                    ),
+                },
             )
         ),
         "resume": Field(

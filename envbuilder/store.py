@@ -5,6 +5,8 @@ manifests/ID.json       makes it visible; written last, by rename
 current/NAME            which environment a recipe's name (or name@version) means; a symbolic link, replaced by rename
 locks/NAME@VERSION/SITE.PARTITION/
 wheels/KEY/             compiled wheels, by content
+images/KEY.sif          images, by content; an environment with one holds it by a hard link
+bases/NAME-KEY.sif      what images are built on
 cache/                  uv's cache, run-time caches, and artefacts/SHA256/FILE: whole files, for bundles
 logs/  runs/  proofs/   what happened, what was witnessed, what is proven
 guards/                 locks between processes (no flock: network file systems lack it)
@@ -122,9 +124,13 @@ def publish(store: Store, environment: Environment, names: tuple[str, ...]) -> N
 
 
 def names(environment: Environment, *, asked_by_version: bool) -> tuple[str, ...]:
-    """The names that a build gives an environment: `name@version`, and the bare name unless a version was asked for."""
-    versioned = f"{environment.recipe}@{environment.version}"
-    return (versioned,) if asked_by_version else (versioned, environment.recipe)
+    """The names that a build gives an environment: `name@version`, and the bare name unless a version was asked for.
+
+    Those of an image end in `.sif`, or in `.host-mpi.sif` where it is run with the host's MPI.
+    """
+    kind = {"": "", "image": ".sif", "host": ".host-mpi.sif"}[environment.image["mpi"] if environment.image else ""]
+    versioned, bare = f"{environment.recipe}@{environment.version}{kind}", f"{environment.recipe}{kind}"
+    return (versioned,) if asked_by_version else (versioned, bare)
 
 
 def point(store: Store, environment: Environment, names: tuple[str, ...]) -> None:
@@ -228,9 +234,18 @@ def collect(store: Store, *, dry_run: bool) -> tuple[Path, ...]:
         if not store.manifest(tree.name).is_file() and tree not in doomed and not _is_guarded(store, f"env-{tree.name}")
     ]
     doomed += [scratch for scratch in _children(store.path("work")) if not _is_guarded(store, f"wheel-{scratch.name}")]
+    doomed += [image for image in _children(store.path("images")) if _is_left(store, image)]
     for path in () if dry_run else doomed:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return tuple(doomed)
+
+
+def _is_left(store: Store, image: Path) -> bool:
+    """Whether no environment holds this image by a link of its own, and no build is about to."""
+    return image.stat().st_nlink == 1 and not _is_guarded(store, f"wheel-{image.name}")
 
 
 def _children(folder: Path) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from envbuilder import host, linking, modules, process, scheduler
+from envbuilder import host, linking, modules, process, scheduler, toolchain
 from envbuilder.effect import Loaded, expanded
 from envbuilder.errors import EnvbuilderError, HostError
 from envbuilder.partition import Partition
@@ -265,7 +265,7 @@ def _looked(partition: Partition, here: Stack) -> Stack:
     return replace(
         here,
         python=python,
-        compilers={name: _tried(partial(host.find_compiler, command, env)) for name, command in compilers.items()},
+        compilers={name: _tried(partial(toolchain.find_compiler, command, env)) for name, command in compilers.items()},
         mpi=_tried(lambda: host.find_system_mpi(contract.mpicc, env))
         if contract.provider in ("detect", "system")
         else None,

@@ -6,11 +6,15 @@ lock; the rest (paths, the compiler) goes into the plan.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from envbuilder.effect import Effect, Loaded
+
+# Where a system has its programs.
+SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +34,12 @@ class Python:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiler:
-    """A C compiler: its path and the first line that it says about itself; and the C++ compiler beside it, if there is one."""
+    """A C compiler: its path and what it says that it is; and the same of the C++ compiler beside it, if there is one."""
 
     path: str
     version: str
     cxx: str = ""
+    cxx_version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +47,8 @@ class Mpi:
     """The MPI of the target.
 
     `provider` is `wheel` (the distribution `package` inside the environment) or `system`. The identity of the library is
-    known beforehand for a system's MPI alone; `mpicc`, `mpicxx` and `mpiexec` are its programs.
+    known beforehand for a system's MPI alone; `mpicc`, `mpicxx` and `mpiexec` are its programs, `cc_version` and `cxx_version`
+    what the compilers that the first two call say that they are.
     """
 
     provider: str
@@ -56,6 +62,8 @@ class Mpi:
     mpicc: str = ""
     mpicxx: str = ""
     mpiexec: str = ""
+    cc_version: str = ""
+    cxx_version: str = ""
 
     def identity(self) -> dict[str, str]:
         """What a lock holds of it: nothing that differs between two machines with the same MPI."""
@@ -86,7 +94,8 @@ class Central:
 class Target:
     """One partition of one site as found: platform, interpreter, MPI, C compiler, loaded modules (each or none).
 
-    `gpu` is the vendor of its GPUs, `gpu_arch` what device code must be for, `toolkit` such as `rocm@6.3.4`.
+    `gpu` is the vendor of its GPUs, `gpu_arch` what device code must be for, `toolkit` such as `rocm@6.3.4`. `tools` maps the
+    machine's build tools to what they say that they are. `image` is the sha256 of the image that it is, if it is one.
     """
 
     site: str
@@ -101,11 +110,22 @@ class Target:
     toolkit: str = ""
     modules: Loaded | None = None
     central: Central | None = None
+    tools: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
 
     @property
     def effect(self) -> Effect:
         """What the loaded modules did; nothing where there are none."""
         return self.modules.effect if self.modules else Effect()
+
+    @property
+    def search_path(self) -> str:
+        """The PATH of a compilation: the system's folders, those of the compilers, and what the modules add; no user's."""
+        programs = (self.compiler.path, self.compiler.cxx) if self.compiler else ()
+        wrappers = (self.mpi.mpicc, self.mpi.mpicxx) if self.mpi else ()
+        folders = [os.path.dirname(one.partition(" ")[0]) for one in (*programs, *wrappers)]
+        path = ":".join(dict.fromkeys([*(one for one in folders if one and one not in SYSTEM_PATH), *SYSTEM_PATH]))
+        return self.effect.apply({"PATH": path})["PATH"]
 
     @property
     def can_compile(self) -> bool:

@@ -69,6 +69,9 @@ class Machine:
         """What differs for one environment, what the gate says of its proofs, and what could not be looked at."""
         proofs, unseen = self._proofs(environment)
         notes: list[str] = []
+        if environment.image:
+            seen_by = "it is an image: what is bound into it is looked at by the gate, and nothing else of the host by anyone"
+            return Report(environment=environment, changes=(), standings=(), unseen=(*unseen, seen_by), notes=())
         capture = _Capture()
         if environment.modules:
             capture = self._capture(environment, notes)
@@ -119,7 +122,7 @@ class Machine:
             partition = site.partition(environment.partition)
         except EnvbuilderError as error:
             return _Capture(unseen=f"its site cannot be read: {error.message}")
-        if site.modules.system == "none":
+        if site.modules.system == "none" and then["system"] != "none":
             return _Capture(unseen=f"{origin.path} says that there is no module system")
         base = environment.base
         wanted = (*partition.modules, *((str(base["module"]),) if base else ()))

@@ -7,10 +7,11 @@ evidence: `input.json`, the probes themselves, each process's evidence, logs, `e
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ from envbuilder.process import Command, EnvPatch, patched
 from envbuilder.witness import Witness
 
 _TAIL_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inside:
+    """How an environment in an image is entered and looked at.
+
+    `words` come before a command of one process, `words_of_ranks` before that of a rank; with `mpiexec_inside` the launcher
+    is a program of the image. `static` has the image's own Python look at its files.
+    """
+
+    words: tuple[str, ...]
+    words_of_ranks: tuple[str, ...]
+    mpiexec_inside: bool
+    static: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +57,7 @@ class Request:
     timeout: float
     keep_going: bool = False
     steps: int = 8
+    image: Inside | None = None
     srun: tuple[str, ...] = ()
 
 
@@ -58,9 +74,11 @@ def verify(request: Request, *, progress: Callable[[str], None]) -> Verdict:
     started = time.monotonic()
     _lay_out(request)
     progress("files and libraries")
-    static = Witness(request.expectation, patched(request.env))
+    static = _static(request)
     ladder = _Ladder(evidence=Evidence(static=static.quick))
     try:
+        if "files" not in static.quick:
+            ladder.reasons |= dict.fromkeys(("static", "single", "ranks"), "the image is not the one that was built")
         _stop_if_failed(request, ladder, "static")
         _climb(request, ladder, "single", 1, progress)
         progress("reading files")
@@ -96,6 +114,46 @@ def _climb(request: Request, ladder: _Ladder, probe: str, ranks: int, progress: 
     _stop_if_failed(request, ladder, probe)
 
 
+class _FromInside:
+    """The static facts of an image: of its file, and only if it is the one that was built, of what is in it."""
+
+    def __init__(self, expected: Mapping[str, Any], look: Callable[[], dict[str, Any]]) -> None:
+        seen: dict[str, Any] = {}
+        try:
+            path = Path(expected["file"])
+            seen = {"sha256": host.sha256(path), "size": path.stat().st_size}
+        except OSError as error:
+            seen = {"error": str(error.strerror)}
+        same = seen.get("sha256") == expected["sha256"]
+        self.quick: dict[str, Any] = {"seconds": {}, **(look() if same else {}), "image": seen}
+
+    def whole(self) -> dict[str, Any]:
+        """All facts; they were gathered at once."""
+        return self.quick
+
+    def abandon(self) -> None:
+        """Nothing is going on."""
+
+
+def _static(request: Request) -> Witness | _FromInside:
+    if request.image is None or request.expectation.image is None:
+        return Witness(request.expectation, patched(request.env))
+    return _FromInside(request.expectation.image, request.image.static)
+
+
+def _command(request: Request, kind: launcher.Family, ranks: int, argv: tuple[str, ...]) -> Command:
+    """The launch of a probe; that of an image enters it first, or lets each rank enter it."""
+    image = request.image
+    if image is None:
+        return launcher.launch(kind, request.mpiexec, ranks, argv, request.srun)
+    if kind == "direct":
+        return Command(argv=(*image.words, *argv))
+    if image.mpiexec_inside and kind != "srun":
+        inner = launcher.launch(kind, request.mpiexec, ranks, argv)
+        return replace(inner, argv=(*image.words, *inner.argv))
+    return launcher.launch(kind, request.mpiexec, ranks, (*image.words_of_ranks, *argv), request.srun)
+
+
 def _lay_out(request: Request) -> None:
     """The control directory: the question, and a copy of the probes that will answer it."""
     expectation = request.expectation
@@ -110,6 +168,9 @@ def _lay_out(request: Request) -> None:
         "steps": request.steps,
         "distributions": sorted({*expectation.packages, *(expectation.base["packages"] if expectation.base else ())}),
         "caches": sorted(CACHES),
+        "data": [one["variable"] for one in expectation.data],
+        "started_on": {"host": os.uname().nodename, "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0))))},
+        "threads": _threads(request, expectation.ranks),
     }
     write_atomically(request.control / "input.json", to_json(question))
 
@@ -136,9 +197,9 @@ def _launched(request: Request, probe: str, ranks: int, progress: Callable[[str]
     if probe == "ranks" and request.srun:
         kind = "srun"
     elif ranks > 1 and request.mpiexec is not None:
-        kind = launcher.family(request.mpiexec)
-    command = launcher.launch(kind, request.mpiexec, ranks, argv, request.srun)
-    extra = launcher.threads(patched(request.env), -(-ranks // request.expectation.nodes), host.cores())
+        kind = "hydra" if request.image and request.image.mpiexec_inside else launcher.family(request.mpiexec)
+    command = _command(request, kind, ranks, argv)
+    extra = _threads(request, ranks)
     started = time.monotonic()
     done = process.logged(
         # PYTHONSAFEPATH would hide the probes, which python finds in its working directory
@@ -159,6 +220,11 @@ def _launched(request: Request, probe: str, ranks: int, progress: Callable[[str]
         output=done.output[-_TAIL_CHARACTERS:],
         ranks=tuple(read_evidence(request.control, probe)),
     )
+
+
+def _threads(request: Request, ranks: int) -> dict[str, str]:
+    """The variables with a number of threads that a launch of so many ranks sets."""
+    return launcher.threads(patched(request.env), -(-ranks // request.expectation.nodes), host.cores())
 
 
 def _phases(control: Path, probe: str) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Wish:
     """What the user asked for, as written: the recipe, the site and partition, the Python, the builder.
 
-    `on` is a module of the site that the recipe is put on, instead of what it extends.
+    For an image, `base` is what it starts from, `mpi` whose MPI its ranks use (`image` or `host`), `compression` how it is
+    packed. `on` is a module of the site that the recipe is put on, instead of what it extends.
     """
 
     recipe: str
@@ -18,3 +19,6 @@ class Wish:
     python: str = ""
     builder: str = "venv"
     on: str = ""
+    base: str = ""
+    mpi: str = ""
+    compression: str = ""

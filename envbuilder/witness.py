@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envbuilder import linking
+from envbuilder import elf, linking, preload
 from envbuilder.elf import ElfFacts
 from envbuilder.evidence import Expectation
 from envbuilder.gpu_witness import gpu_facts
@@ -283,7 +283,16 @@ def _libraries(prefix: Path, present: Iterable[str], env: Mapping[str, str], gpu
         "shadowed": _listed([asdict(one) for one in shadowed if one.library not in gpu]),
         "outside": linking.outside(found, search, prefix),
         "variables": {name: env[name] for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if env.get(name)},
+        "preloads": [_preloaded(entry, search, interpreter) for entry in preload.parts(env.get("LD_PRELOAD", ""))],
     }
+
+
+def _preloaded(entry: str, search: linking.Linker, program: Mapping[Path, ElfFacts]) -> dict[str, str]:
+    """An entry of LD_PRELOAD: the file that it means ("" where there is none, or only the linker can tell), its soname."""
+    found = next((search.resolve(entry, str(path.parent), facts) for path, facts in program.items()), "")
+    path = os.path.realpath(found) if found and os.path.isfile(found) else ""
+    facts = elf.read(Path(path)) if path else None
+    return {"entry": entry, "path": path, "soname": facts.soname if facts else ""}
 
 
 def _gpu(prefix: Path, present: Iterable[str], expectation: Expectation, env: Mapping[str, str]) -> dict[str, Any]:

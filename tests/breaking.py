@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -158,3 +160,19 @@ def uv(
     done = subprocess.run([host.uv(), *arguments], env=settings, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def built(recipe: str, home: Path, **variables: str) -> Path:
+    """The tree of an environment: what `envbuilder build` prints. Two test processes at once are the product's business."""
+    done = subprocess.run(
+        [sys.executable, "-m", "envbuilder", "build", recipe],
+        env={**os.environ, "ENVBUILDER_HOME": str(home), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    if "out of reach from here" in done.stderr and not os.environ.get("CI"):
+        pytest.skip(f"{recipe} cannot be had on this machine: neither its index nor pip's find-links has it")
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())

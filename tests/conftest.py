@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from breaking import built
 from hypothesis import HealthCheck, settings
-from testbed import machine
+from testbed import apptainer, machine
 from zoo.plugin import pytest_terminal_summary  # noqa: F401 - a hook, found by its name
 
 if shutil.which("mpicc"):
@@ -58,41 +57,39 @@ def testbed() -> machine.Testbed:
 
 
 @pytest.fixture(scope="session")
+def apptainer_path(test_home: Path) -> str:
+    """A PATH with a real Apptainer on it."""
+    lacking = apptainer.missing()
+    if lacking and not os.environ.get("CI"):
+        pytest.skip(f"images cannot be built here: lacking packages: {' '.join(lacking)}")
+    return f"{apptainer.have(test_home / 'apptainer')}:{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="session")
 def mpi4py_env(test_home: Path) -> Path:
-    return _built("mpi4py", test_home)
+    return built("mpi4py", test_home)
 
 
 @pytest.fixture(scope="session")
 def torch_env(test_home: Path) -> Path:
-    return _built("pytorch-cpu", test_home)
+    return built("pytorch-cpu", test_home)
 
 
 @pytest.fixture(scope="session")
 def tensorflow_env(test_home: Path) -> Path:
-    return _built("tensorflow-onednn@2.21.0", test_home)
+    return built("tensorflow-onednn@2.21.0", test_home)
 
 
 @pytest.fixture(scope="session")
 def tensorflow_2_13_env(test_home: Path) -> Path:
-    return _built("tensorflow-onednn@2.13.0", test_home)
+    return built("tensorflow-onednn@2.13.0", test_home)
 
 
 @pytest.fixture(scope="session")
 def horovod_env(test_home: Path) -> Path:
-    return _built("tensorflow-horovod", test_home)
+    return built("tensorflow-horovod", test_home)
 
 
-def _built(recipe: str, home: Path) -> Path:
-    """The tree of an environment: what `envbuilder build` prints. Two test processes at once are the product's business."""
-    done = subprocess.run(
-        [sys.executable, "-m", "envbuilder", "build", recipe],
-        env={**os.environ, "ENVBUILDER_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1500,
-    )
-    if "out of reach from here" in done.stderr and not os.environ.get("CI"):
-        pytest.skip(f"{recipe} cannot be had on this machine: neither its index nor pip's find-links has it")
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+@pytest.fixture(scope="session")
+def torch_horovod_env(test_home: Path) -> Path:
+    return built("pytorch-horovod", test_home)

@@ -54,6 +54,7 @@ RECIPE: dict[str, Any] = {
         {"set": "FROM_RECIPE", "to": "a value", "why": "a reason"},
         {"unset": "FROM_OUTSIDE", "why": "a reason"},
     ],
+    "data": [{"variable": "DATASET_DIR", "why": "a reason"}],
     "infeasible": [{"when": "gpu=amd", "why": "a reason"}],
 }
 
@@ -120,7 +121,13 @@ SITE: dict[str, Any] = {
         },
         "source": ["M"],
     },
-    "paths": {"root": "/data/store", "caches": "/data/caches", "home_on_compute": False, "source": ["M"]},
+    "paths": {
+        "root": "/data/store",
+        "caches": "/data/caches",
+        "readable_by": "group",
+        "home_on_compute": False,
+        "source": ["M"],
+    },
     "mirrors": {"https://example.org/simple": "file:///srv/mirror"},
     "proof": {"max_age_hours": 24, "signed": True, "allowed_signers": "/etc/ssh/signers"},
     "default_partition": "cpu",

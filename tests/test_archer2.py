@@ -184,11 +184,15 @@ def test_a_verify_on_two_nodes_witnesses_the_cray_named_mpi_in_every_rank(
     assert not archer2.jobs(name)
 
 
+def _python_for(recipe: str, archer2: Archer2) -> tuple[str, ...]:
+    """The CPU build of PyTorch that can be had without a network is for Python 3.11; the site's own is 3.10."""
+    python = archer2.testbed.root / "opt/cray/pe/python/3.11.7/bin/python3"
+    return ("--python", str(python)) if recipe.startswith("pytorch") else ()
+
+
 @pytest.mark.parametrize("recipe", ["pytorch-cpu", "tensorflow-onednn"])
 def test_the_frameworks_train_on_two_nodes(recipe: str, archer2: Archer2) -> None:
-    python = archer2.testbed.root / "opt/cray/pe/python/3.11.7/bin/python3"
-    # the CPU build of PyTorch that can be had without a network is for Python 3.11; the site's own is 3.10
-    tree = archer2.build(recipe, "--partition", "cpu", *(("--python", str(python)) if recipe == "pytorch-cpu" else ()))
+    tree = archer2.build(recipe, "--partition", "cpu", *_python_for(recipe, archer2))
 
     done = archer2.run("verify", tree.name, "--partition", "cpu", *ASKED, "--json")
 
@@ -200,16 +204,22 @@ def test_the_frameworks_train_on_two_nodes(recipe: str, archer2: Archer2) -> Non
 
 
 @pytest.mark.slow
-def test_horovod_is_compiled_for_and_works_over_the_cray_named_mpi(archer2: Archer2) -> None:
-    """The programming environment that is not the default: `CC` compiles Horovod against its MPI, 8.1.23."""
-    tree = archer2.build("tensorflow-horovod", "--partition", "cpu-22.12")
+@pytest.mark.parametrize(
+    ("recipe", "partition", "version"),
+    [("tensorflow-horovod", "cpu-22.12", "8.1.23"), ("pytorch-horovod", "cpu", "8.1.27")],
+)
+def test_horovod_is_compiled_for_and_works_over_the_cray_named_mpi(
+    recipe: str, partition: str, version: str, archer2: Archer2
+) -> None:
+    """`CC` compiles Horovod against the MPI of the programming environment; 22.12 is not the default."""
+    tree = archer2.build(recipe, "--partition", partition, *_python_for(recipe, archer2))
 
-    done = archer2.run("verify", tree.name, "--partition", "cpu-22.12", *ASKED, "--json")
+    done = archer2.run("verify", tree.name, "--partition", partition, *ASKED, "--json")
 
     assert done.returncode == 0, done.stderr + done.stdout
     seen = outcomes(done.stdout)
     assert {one["status"] for one in seen.values()} == {"pass"}
-    assert "/mpich/8.1.23/ofi/gnu/9.1/lib/libmpi_gnu_91.so.12" in seen["horovod-mpi"]["witnessed"]
+    assert f"/mpich/{version}/ofi/gnu/9.1/lib/libmpi_gnu_91.so.12" in seen["horovod-mpi"]["witnessed"]
     assert "(libmpi_gnu_91.so.12), mpi4py's own" in seen["horovod-mpi"]["witnessed"]
     assert "bit for bit on 4 ranks" in seen["horovod-gradients"]["witnessed"]
 
@@ -381,6 +391,24 @@ def test_ranks_that_land_on_one_node_though_two_were_asked(archer2: Archer2, sma
     said = proved_in_job(archer2, folder, small, f"ranks=4, nodes=2, srun={launch!r}")
 
     assert "ranks-started | 2 nodes asked for, and the ranks are on nid00100" in said
+
+
+def test_an_srun_that_gives_each_rank_too_few_cpus(archer2: Archer2, small: Path, folder: Path) -> None:
+    """A site's wrapper takes --cpus-per-task out of srun's words; this node has no CPUs that a mask could show it by."""
+    wrapper = folder / "srun"
+    wrapper.write_text(
+        'for word; do shift; case "$word" in --cpus-per-task=*) ;; *) set -- "$@" "$word";; esac; done\nexec srun "$@"\n'
+    )
+    wrapper.write_text(f"#!/bin/sh\n{wrapper.read_text()}")
+    wrapper.chmod(0o755)
+    launch = (str(wrapper), "--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=64")
+
+    said = proved_in_job(archer2, folder, small, f"ranks=4, nodes=2, srun={launch!r}")
+
+    assert "cpu-affinity | rank 0 on nid00100" in said
+    assert "the launch profile of the partition gives each rank 64; SLURM_CPUS_PER_TASK" in said
+    right = proved_in_job(archer2, folder, small, f"ranks=4, nodes=2, srun={('srun', *launch[1:])!r}")
+    assert right == "", "nothing fails with srun itself"
 
 
 def test_the_mpiexec_of_the_other_mpi(archer2: Archer2, small: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envbuilder import host
+from envbuilder import host, toolchain
 from envbuilder.partition import Compilers, MpiContract, Partition
 from envbuilder.target import Mpi
 
@@ -56,7 +56,7 @@ def test_compilers_that_link_with_mpi_themselves(
 def test_a_machine_without_a_cxx_compiler(tmp_path: Path) -> None:
     env = programs(tmp_path, "cc")
 
-    compiler = host._compilers(Partition(compilers=Compilers(cc="cc", cxx="no-such-c++")), env)
+    compiler = toolchain.compilers(Partition(compilers=Compilers(cc="cc", cxx="no-such-c++")), env)
 
     assert compiler is not None
     assert (compiler.path, compiler.cxx) == (str(tmp_path / "cc"), "")

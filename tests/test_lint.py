@@ -96,6 +96,20 @@ def test_a_mistake_in_a_base_is_told_at_the_base(tmp_path: Path, monkeypatch: py
     assert line.startswith(f"{base}:3:10: ")
 
 
+@pytest.mark.parametrize(("extends", "lacking"), [("", "mpi4py and torch"), ("mpi4py", "torch"), ("pytorch-cpu", "")])
+def test_a_feature_that_stands_on_others(extends: str, lacking: str, tmp_path: Path) -> None:
+    """Where a base has them, the layer need not say so."""
+    path = tmp_path / "over.yaml"
+    base = f"extends: {extends}\n" if extends else ""
+    path.write_text(f"schema: 1\nname: over\nsummary: x\n{base}features: [torch-mpi]\nvariants: [{{version: '1'}}]\n")
+
+    found = lint.lint_recipe(Origin(name="over", path=path), {"HOME": "/nowhere"})
+
+    told = [line for line in found if "features: " in line]
+    assert len(told) == bool(lacking)
+    assert all(line.startswith(f"{path}:") and f"torch-mpi needs {lacking} beside it; write" in line for line in told)
+
+
 def test_the_command_tells_all_files_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from envbuilder import host, recipe
 from envbuilder.builders import venv
 from envbuilder.errors import InputError
 from envbuilder.pip_config import PipConfig
-from envbuilder.plan import Plan, Run, Seal, Write, step_document
+from envbuilder.plan import Fetch, Plan, Run, Seal, Write, step_document
 from envbuilder.report import plan_script, plan_text
 from envbuilder.target import Compiler, Mpi, Python
 
@@ -48,6 +48,15 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return uv
 
 
+def _with_sources(plan: Plan) -> Plan:
+    """The same plan, with its sources fetched already."""
+    for action in plan.actions():
+        if isinstance(action, Fetch):
+            action.path.parent.mkdir(parents=True)
+            action.path.write_text(action.path.name)  # as `samples.body` has its sha256
+    return plan
+
+
 def _free_texts(nasty: str) -> dict[str, Any]:
     """The recipe with a text in every field that accepts it."""
     document = samples.RECIPE
@@ -69,7 +78,7 @@ def test_whatever_a_recipe_says_the_script_builds_the_tree_and_runs_nothing_of_i
     document = _free_texts(nasty)
     written = [path[-1] for path in samples.leaves(document) if document != samples.RECIPE]
     assert {"summary", "why", "to", "CFLAGS"} <= set(written)
-    plan = _plan(document, tmp_path / "store")
+    plan = _with_sources(_plan(document, tmp_path / "store"))
     text = plan_script.render(plan)
 
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
@@ -86,7 +95,7 @@ def test_whatever_a_recipe_says_the_script_builds_the_tree_and_runs_nothing_of_i
 
 @pytest.mark.parametrize("name", ["a b", "a=b", "$(touch canary)", "'", "é", "-x", "a;b", "*", "a\\b"])
 def test_the_script_works_wherever_the_store_is(name: str, stub: Path, tmp_path: Path) -> None:
-    plan = _plan(samples.RECIPE, tmp_path / name)
+    plan = _with_sources(_plan(samples.RECIPE, tmp_path / name))
 
     done = subprocess.run(
         ["sh"], input=plan_script.render(plan), cwd=tmp_path, capture_output=True, text=True, check=False
@@ -190,7 +199,7 @@ def test_a_step_s_digest_is_of_everything_it_does() -> None:
     base: dict[str, Any] = {"title": "t", "argv": ("a",), "env": {"A": "1"}, "cwd": Path("/x")}
     steps = [Run(**base)]
     steps += [Run(**{**base, key: value}) for key, value in
-              {"argv": ("a", "b"), "env": {"A": "2"}, "cwd": None, "clean": True, "network": True}.items()]  # fmt: skip
+              {"argv": ("a", "b"), "env": {"A": "2"}, "cwd": None, "clean": True}.items()]  # fmt: skip
     others = [
         Write(title="t", path=Path("/x"), text="a"),
         Write(title="t", path=Path("/x"), text="b"),
@@ -213,7 +222,7 @@ def test_the_plan_for_people_names_every_step(tmp_path: Path) -> None:
 
 
 def test_a_kept_wheel_that_changed_stops_the_script(stub: Path, tmp_path: Path) -> None:
-    plan = _plan(samples.RECIPE, tmp_path / "store")
+    plan = _with_sources(_plan(samples.RECIPE, tmp_path / "store"))
     text = plan_script.render(plan)
     subprocess.run(["sh"], input=text, cwd=tmp_path, capture_output=True, text=True, check=True)
     (kept,) = (tmp_path / "store" / "wheels").iterdir()

@@ -50,6 +50,7 @@ def _whys(parsed: recipe.Recipe) -> list[object]:
         *parsed.variants,
         *parsed.sources.values(),
         *parsed.environment,
+        *parsed.data,
         *parsed.infeasible,
         parsed.base,
     ]

@@ -26,7 +26,7 @@ def test_the_verdict_says_what_it_must(
     record_property: Callable[[str, object], None],
 ) -> None:
     prefix = request.getfixturevalue(entry.start)
-    scene = Scene(prefix=prefix, folder=tmp_path, kept=test_home / "specimens" / "zoo")
+    scene = Scene(prefix=prefix, folder=tmp_path, home=test_home)
     case = entry.make(scene)
 
     seen = running.look(entry.start, prefix, case, entry.look, tmp_path / "control")

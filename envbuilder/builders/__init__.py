@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envbuilder.builders import venv
+from envbuilder.builders import apptainer, venv
 from envbuilder.builders.base import Builder
 
-BUILDERS: dict[str, Builder] = {"venv": venv}
+BUILDERS: dict[str, Builder] = {"apptainer": apptainer, "venv": venv}

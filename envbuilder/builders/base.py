@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from envbuilder.environment import Environment
+from envbuilder.host_mpi import HostMpi
 from envbuilder.lock import Lock
 from envbuilder.pip_config import PipConfig
 from envbuilder.plan import Plan
 from envbuilder.process import EnvPatch
 from envbuilder.request import Request
+from envbuilder.runtime import Runtime
 from envbuilder.site import Site
 from envbuilder.target import Target
 
@@ -37,11 +39,32 @@ class LockOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Layers:
+    """What an image is built on, and by what.
+
+    `sif` is the layer that the image starts from and `digest` its sha256, `build_sif` the one that compiles; `recipe` the
+    text of the recipe that goes into the image. `host_mpi` is the MPI of the host that takes the place of the image's,
+    `mpiexec` the host's program that starts its ranks ("": the image's own); `path` is where the runtime finds its tools.
+    """
+
+    name: str
+    digest: str
+    sif: Path
+    build_sif: Path
+    runtime: Runtime
+    compression: str
+    recipe: str
+    path: str
+    host_mpi: HostMpi | None = None
+    mpiexec: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Workplace:
     """Where a builder works: the store's root, pip's configuration, the site, and the log.
 
     With `artefacts`, a folder of whole files (see `envbuilder.artefacts`), everything is taken from there and the network
-    is off.
+    is off. `layers` is what an image is built on.
     """
 
     root: Path
@@ -49,6 +72,7 @@ class Workplace:
     site: Site
     log: Path
     artefacts: Path | None = None
+    layers: Layers | None = None
 
 
 class Builder(Protocol):

@@ -34,7 +34,6 @@ def sync(title: str, prefix: Path, body: Path, total: int) -> Run:
             "--no-build",
             str(body),
         ),
-        network=True,
         # many indexes forbid caching; what uv has was checked against its hash when it came
         cache_first=("--offline",),
         watch=site_packages,

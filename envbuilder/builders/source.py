@@ -1,7 +1,7 @@
 """How a distribution is compiled: the steps from a locked source to a wheel that is kept.
 
-The wheel is kept under the digest of all that decides what it is. Where pip alone can do it, pip does; where the source is
-changed, named by the recipe, judged by its log or compiled for long, it is unpacked and the tools of `envbuilder.workshop` do.
+The wheel is kept under the digest of all that decides what it is. Its source is unpacked where it always is, since paths get
+into what is compiled, and is changed and compiled by the tools of `envbuilder.workshop`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ from envbuilder.plan import SEALED_AT, Action, Fetch, Move, Product, Remove, Run
 from envbuilder.request import BUILD_ENVIRONMENT, CC, CXX, MPICC, MPICXX
 from envbuilder.target import Target
 
-FORMAT = 1
-
-# What pip cannot do by itself.
-_BEYOND_PIP = ("archive", "git", "patches", "fail_if_log", "jobs", "resume")
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +79,37 @@ def inputs(lock: Lock, name: str, target: Target) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "source": [artefact.sha256 for artefact in lock.artefacts(lock_format.source_body(name))],
-        "build": lock.envelope()["bodies"][lock_format.build_body(name)],
+        "build": {one.package: f"{one.version} {one.sha256}" for one in _requirements(lock, name, target)},
         "env": source["env"],
         "python": {"soabi": target.python.soabi, "version": target.python.version, "path": target.python.path},
-        "compiler": target.compiler.version if target.compiler else None,
+        **_programs(lock, name, target),
         "mpi": target.mpi.identity() | {"library": target.mpi.library} if target.mpi else None,
         **({"modules": target.modules.identity()} if target.modules else {}),
         "arch": target.arch,
         "libc": target.libc,
+        **({"image": target.image} if target.image else {}),
         **told_as,
         **({"patches": patches} if patches else {}),
         **({"fail_if_log": rules} if rules else {}),
+    }
+
+
+def _requirements(lock: Lock, name: str, target: Target) -> tuple[Artefact, ...]:
+    """The files that its build environment is installed from; where they come from decides nothing."""
+    return artefacts.chosen(lock, lock_format.build_body(name), target)
+
+
+def _programs(lock: Lock, name: str, target: Target) -> dict[str, Any]:
+    """The compilers by what they say that they are, and the tools that the build requirements do not bring."""
+    compiler, mpi = target.compiler, target.mpi
+    told = {"cxx": compiler.cxx_version if compiler else "", "mpicc": mpi.cc_version if mpi else "",
+            "mpicxx": mpi.cxx_version if mpi else ""}  # fmt: skip
+    brought = lock.packages(lock_format.build_body(name))
+    tools = {tool: version for tool, version in target.tools.items() if tool not in brought}
+    return {
+        "compiler": compiler.version if compiler else None,
+        **{key: version for key, version in told.items() if version},
+        **({"tools": tools} if tools else {}),
     }
 
 
@@ -109,12 +126,8 @@ def product(lock: Lock, name: str, target: Target, place: Workplace, decisive: M
         Run(title="create the build environment", argv=new_venv(target, job.environment)),
         sync(f"install what the build of {name} needs", job.environment, job.body, len(lock.packages(job.body.name))),
     ]
-    steps: list[Step]
-    if any(said.get(key) for key in _BEYOND_PIP):
-        ready += _unpacked(job)
-        steps = [*((_once(job, ready),) if said.get("resume") else ready), *_compiled(job)]
-    else:
-        steps = [*ready, *_by_pip(job)]
+    ready += _unpacked(job)
+    steps: list[Step] = [*((_once(job, ready),) if said.get("resume") else ready), *_compiled(job)]
     steps += [
         Write(title="what decides this wheel", path=job.out / INPUTS, text=to_json(decisive)),
         Seal(title="record the wheel's sha256", folder=job.out),
@@ -124,24 +137,6 @@ def product(lock: Lock, name: str, target: Target, place: Workplace, decisive: M
     return Product(
         title=f"wheel of {name} {source.version}", path=kept, actions=tuple(steps), makes=lock.distribution(name)
     )
-
-
-def _by_pip(job: _Job) -> Iterator[Action]:
-    """Where the sdist is compiled as it is."""
-    wanted = job.work / "source.txt"
-    line = f"{address(job.source, job.place)} --hash=sha256:{job.source.sha256}\n"
-    yield Write(title="the locked source", path=wanted, text=line)
-    yield Run(
-        title=f"compile {job.name} {job.source.version}",
-        argv=(
-            job.python, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-binary", ":all:",
-            "--disable-pip-version-check", "--no-cache-dir", "--require-hashes", "--requirement", str(wanted),
-            "--wheel-dir", str(job.out),
-        ),
-        env=_build_env(job),
-        clean=True,
-        network=True,
-    )  # fmt: skip
 
 
 def _unpacked(job: _Job) -> Iterator[Action]:
@@ -259,7 +254,10 @@ def _patches(source: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _build_env(job: _Job) -> dict[str, str]:
-    """The environment of a compilation: the recipe's variables, and nothing of the user's."""
+    """The environment of a compilation: the partition's programs, the recipe's variables, and nothing of the user's.
+
+    What the build requirements bring is found before the machine's.
+    """
     target = job.target
     known = {
         BUILD_ENVIRONMENT: str(job.environment),
@@ -273,11 +271,16 @@ def _build_env(job: _Job) -> dict[str, str]:
         for mark, meaning in known.items():
             value = value.replace(mark, meaning)  # noqa: PLW2901 - replaced step by step
         wanted[variable] = value
+    compilers = {"CC": target.compiler.path, "CXX": target.compiler.cxx} if target.compiler else {}
     return {
+        "PATH": f"{job.environment / 'bin'}:{target.search_path}",
         "HOME": str(job.work / "home"),
         "TMPDIR": str(job.work),
         "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
         "PIP_CONFIG_FILE": os.devnull,
         "SOURCE_DATE_EPOCH": str(SEALED_AT),
+        # a Python remembers the compiler that made it, which may be another one or none here
+        **{name: path for name, path in compilers.items() if path},
         **wanted,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from envbuilder.activation import Activation, Setting, script
 from envbuilder.activation import environment as activated
 from envbuilder.builders import source
 from envbuilder.builders.base import LockOptions, Workplace
-from envbuilder.builders.installing import local, new_venv, sync, taken
+from envbuilder.builders.installing import new_venv, sync, taken
 from envbuilder.document import digest, to_json
 from envbuilder.effect import Effect
 from envbuilder.environment import Environment
@@ -32,7 +32,7 @@ from envbuilder.target import Target
 
 _OTHER_SHELLS = ("activate.bat", "activate.csh", "activate.fish", "activate.nu", "activate.ps1", "activate.xsh",
                  "activate_this.py", "deactivate.bat", "pydoc.bat")  # fmt: skip
-FORMAT = 2
+FORMAT = 3
 
 
 def missing(target: Target) -> str:
@@ -104,6 +104,13 @@ def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     return activated(chosen, base)
 
 
+def activation_of(name: str, prefix: Path, python: str, settings: tuple[Mapping[str, str], ...], caches: str) -> Activation:
+    """The activation of a tree at a prefix, where there are no modules."""
+    return _activation_of(
+        _Tree(name=name, prefix=prefix, python=python, settings=settings, caches=caches, effect=Effect())
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tree:
     """An environment as activation sees it: its name and place, its Python's whole version, what its recipe sets."""
@@ -164,11 +171,11 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
         Write(
             title="the artefacts to install, as found from here",
             path=install,
-            text=local(lock, lock_format.MAIN, place, without=frozenset(compiled)),
+            text=taken(lock, lock_format.MAIN, target, place, without=artefacts.compiled(lock)),
         ),
-        *_installed(
-            lock, target, place, about, sync(f"install {total - len(compiled)} packages", prefix, install, total)
-        ),
+        sync(f"install {total - len(compiled)} packages", prefix, install, total),
+        # it differs between users of one lock: what one has in a folder, another takes from the network
+        Remove(title="remove where they were found", path=install),
     ]
     for distribution, key in sorted(compiled.items()):
         folder = place.root / "wheels" / key
@@ -182,7 +189,6 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
                     "--refresh-package", distribution, f"{distribution}=={_version(versions, distribution)}",
                 ),
                 env={"UV_OFFLINE": "0"},  # it reads one folder only, and uv refuses to be offline and to refresh at once
-                network=True,
             )
         )  # fmt: skip
     # uv notes there when a local file last changed, which would make two builds of one lock differ.
@@ -197,19 +203,6 @@ def _activation(chosen: Activation) -> list[Step]:
     ]
     steps.append(Write(title="write bin/activate", path=folder / "activate", text=script(chosen)))
     return steps
-
-
-def _installed(lock: Lock, target: Target, place: Workplace, about: Path, online: Run) -> list[Step]:
-    """The installation; from a bundle it reads a body of its own, so that the tree is the one that a network gives."""
-    if place.artefacts is None:
-        return [online]
-    body = about / "pylock.bundle.toml"
-    text = taken(lock, lock_format.MAIN, target, place, without=artefacts.compiled(lock))
-    return [
-        Write(title="the same artefacts, as they came with the bundle", path=body, text=text),
-        replace(online, argv=(*online.argv[:-1], str(body))),
-        Remove(title="remove what names the bundle", path=body),
-    ]
 
 
 def _version(versions: Mapping[str, str], distribution: str) -> str:

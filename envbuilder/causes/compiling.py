@@ -18,8 +18,8 @@ CAUSES = (
             Sign("You need C++17 to compile PyTorch"),
         ),
         remedy=(
-            "build with PyTorch below 2.1, or raise CMAKE_CXX_STANDARD in its CMakeLists.txt (Horovod: pull "
-            "request 3998)"
+            "build with PyTorch below 2.1, or raise CMAKE_CXX_STANDARD in its CMakeLists.txt (Horovod: the recipe "
+            "pytorch-horovod does)"
         ),
         sources=("horovod/horovod#3996", "horovod/horovod#4014", "the headers of PyTorch 2.13"),
     ),

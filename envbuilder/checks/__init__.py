@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from envbuilder.checks import gpu, single, static
+from envbuilder.checks import gpu, image, single, static
 from envbuilder.checks import ranks as ranks_checks
 from envbuilder.checks.base import Check, NotRun
 from envbuilder.evidence import Evidence, Expectation, Outcome
 
-CHECKS: tuple[Check, ...] = (*static.CHECKS, *gpu.CHECKS, *single.CHECKS, *ranks_checks.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *image.FILE_CHECKS,
+    *static.CHECKS,
+    *gpu.CHECKS,
+    *single.CHECKS,
+    *ranks_checks.CHECKS,
+    *image.RANKS_CHECKS,
+)
 
 
 def judge(expectation: Expectation, evidence: Evidence, reasons: dict[str, str]) -> tuple[Outcome, ...]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from envbuilder.evidence import Evidence, Expectation, Outcome
 
-Source = Literal["static", "single", "ranks"]
+Source = Literal["image", "static", "single", "ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,9 @@ Finding = Passed | Failed | NotRun
 class Check:
     """One check: its name, its rung, which features call for it, which evidence it needs, and its judgement.
 
-    `features` must all be among the recipe's features for the check to apply (an empty set applies always). `mistakes`
-    says what fools weaker checks; the reference page of the checks is generated from these texts.
+    `features` must all be among the recipe's features for the check to apply (an empty set applies always), and `where`
+    must hold, which `only` says in words. `mistakes` says what fools weaker checks; the reference page of the checks is
+    generated from these texts.
     """
 
     name: str
@@ -55,13 +56,16 @@ class Check:
     source: Source
     judge: Callable[[Expectation, Evidence], Finding]
     features: frozenset[str] = frozenset()
+    where: Callable[[Expectation], bool] | None = None
+    only: str = ""
     witnesses: str = ""
     mistakes: str = ""
     fails: str = ""
 
     def applies(self, expectation: Expectation) -> bool:
-        """Whether the recipe's features call for this check."""
-        return self.features <= frozenset(expectation.features)
+        """Whether the recipe's features call for this check, and it has a sense there."""
+        asked = self.features <= frozenset(expectation.features)
+        return asked and (self.where is None or self.where(expectation))
 
     def outcome(self, finding: Finding) -> Outcome:
         """The finding with the name, rung and title of this check."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from envbuilder.checks.base import Check, Failed, Finding, NotRun, Passed
 from envbuilder.checks.mpi import ranks_with
-from envbuilder.checks.parallel import equal, on_ranks, reference
-from envbuilder.checks.reading import Facts, number, part, said, set_variables, word
+from envbuilder.checks.parallel import equal, on_ranks, reference, results
+from envbuilder.checks.reading import Facts, part, said, set_variables, word
 from envbuilder.checks.training import FRAMEWORKS
 from envbuilder.evidence import Evidence, Expectation, RankEvidence
 
@@ -185,25 +184,7 @@ def _soname(rank: RankEvidence, state: Facts) -> str:
 
 
 def _results(_: Expectation, rank: RankEvidence, facts: Facts) -> Failed | None:
-    told = facts.get("collectives", {})
-    floats = told.get("floats", {})
-    if number(floats.get("wrong")) != 0:
-        return Failed(
-            f"rank {rank.rank}: Horovod's allreduce of {floats.get('count')} float32 is wrong in {floats.get('wrong')} "
-            f"elements; element {floats.get('first_wrong')} is {floats.get('seen')}, right is {floats.get('right')}",
-            "compare with mpi-allreduce: where that passes, the fault is in Horovod or in what patches it",
-        )
-    for name in ("gathered", "broadcast"):
-        one: Mapping[str, Any] = told.get(name, {})
-        if not one or one.get("seen") != one.get("right"):
-            return Failed(
-                f"rank {rank.rank}: Horovod's {_WORDS[name]} gave {one.get('seen')}, right is {one.get('right')}",
-                "compare with mpi-allreduce: where that passes, the fault is in Horovod or in what patches it",
-            )
-    return None
-
-
-_WORDS = {"gathered": "allgather of the ranks", "broadcast": "broadcast from the last rank"}
+    return results("Horovod", rank.rank, facts.get("collectives", {}))
 
 
 def _state(facts: Facts) -> Facts:
@@ -235,9 +216,10 @@ BUILT: tuple[Check, ...] = (
         features=frozenset({"horovod"}),
         witnesses="For each framework of the recipe: Horovod's extension file, that it is mapped after the import, and that "
         "the version which it was built for is the installed one.",
-        mistakes="`horovodrun --check-build` ticks frameworks that are not there. HOROVOD_WITH_X=0 takes X where it finds it, "
-        "and a build without HOROVOD_WITH_X=1 leaves X out without a word. Another version of the framework than the one that "
-        "it was built for is at best a warning on import.",
+        mistakes="`horovodrun --check-build` ticks frameworks that are not there, and `import horovod.torch` goes well without "
+        "its extension, with a line on stdout. HOROVOD_WITH_X=0 takes X where it finds it, and a build without "
+        "HOROVOD_WITH_X=1 leaves X out without a word. Another version of the framework than the one that it was built for is "
+        "at best a warning on import.",
         fails="An extension that is missing, raises, is not loaded, or was built for another version; the framework is named.",
     ),
 )
@@ -264,9 +246,9 @@ RANKS: tuple[Check, ...] = (
         source="ranks",
         judge=_gradients,
         features=frozenset({"horovod", "mpi4py"}),
-        witnesses="A training through Horovod's averaging: gradients of the first and the last step and parameters after it "
-        "equal bit for bit on all ranks, and the gradients those of one process with the whole batch and the right ones, "
-        "within a derived bound; see docs/bounds.md.",
+        witnesses="A training through Horovod's averaging (TensorFlow: its tape, PyTorch: its optimizer): gradients of the "
+        "first and the last step and parameters after it equal bit for bit on all ranks, and the gradients those of one "
+        "process with the whole batch and the right ones, within a derived bound; see docs/bounds.md.",
         mistakes="The loss of each rank falls as well when nothing is averaged, or summed in place of averaged.",
         fails="A rank that differs; a tensor further away than rounding allows; a sum that was not averaged is named.",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,13 @@ def _wrong_library(rank: RankEvidence, expected: MpiExpectation) -> Failed | Non
         )
     libraries = _implementing(rank.facts)
     used = next((library for library in libraries if library.get("realpath") == implementation), {})
+    if implementation != expected.library and not _NAMED.search(_short(implementation)):
+        return Failed(
+            f"rank {rank.rank}: the MPI that mpi4py calls ({facts.get('library_version')}) was linked statically into "
+            f"{implementation}, and is not {expected.library} ({expected.name} {expected.version})",
+            "link what has it inside with the shared library and build it anew: without -static, libmpi.a and libmpich.a",
+            f"found: {_identity(used)}; expected: soname {expected.soname}, sha256 {expected.sha256[:12]}",
+        )
     if implementation != expected.library and not _same(used, expected):
         return Failed(
             f"rank {rank.rank} uses {implementation} ({facts.get('library_version')}), and not "
@@ -84,12 +92,31 @@ def _wrong_library(rank: RankEvidence, expected: MpiExpectation) -> Failed | Non
             f"found: {_identity(used)}; expected: sha256 {expected.sha256[:12]}",
         )
     if len(libraries) > 1:
-        paths = " and ".join(str(library.get("realpath")) for library in libraries)
-        return Failed(
-            f"rank {rank.rank} has {len(libraries)} MPI libraries mapped: {paths}{_by(rank.facts)}",
-            _remedy(rank.facts),
-        )
+        return _several(rank, libraries, implementation)
     return None
+
+
+def _several(rank: RankEvidence, libraries: list[Mapping[str, Any]], used: str) -> Failed:
+    """More than one MPI in a process: which one mpi4py calls, and what brought the others."""
+    told = [
+        f"{library.get('realpath')}{_needed_by(library) if library.get('realpath') != used else ' (which mpi4py calls)'}"
+        for library in libraries
+    ]
+    own = rank.facts["mpi"].get("extension")
+    others = [library for library in libraries if library.get("realpath") != used]
+    bringing = [str(path) for library in others for path in library.get("needed_by", ()) if path != own]
+    return Failed(
+        f"rank {rank.rank} has {len(libraries)} MPI libraries mapped: {' and '.join(told)}{_by(rank.facts)}",
+        f"build {', '.join(map(_short, bringing[:3]))} anew for the MPI of mpi4py" if bringing else _remedy(rank.facts),
+    )
+
+
+def _needed_by(library: Mapping[str, Any]) -> str:
+    """What was linked with it, of the objects that are mapped."""
+    paths = [str(path) for path in library.get("needed_by", ())]
+    if paths:
+        return f" (needed by {', '.join(paths[:3])})"
+    return "" if _NAMED.search(_short(str(library.get("realpath", "")))) else " (which has it linked in statically)"
 
 
 def _implementing(facts: Facts) -> list[Mapping[str, Any]]:
@@ -120,7 +147,10 @@ def _remedy(facts: Facts) -> str:
     if not told:
         return "build the environment anew for this MPI, or load the modules that it was built with"
     names = ", ".join(item.partition("=")[0] for item in told.split(", ") if "=" in item)
-    return f"unset {names}, or take the directory of the other MPI out of it"
+    moved = "; if it is the site's own folder, which leads to another version now, build the environment anew"
+    return (
+        f"unset {names}, or take the directory of the other MPI out of it{moved if 'LD_LIBRARY_PATH' in names else ''}"
+    )
 
 
 def _allreduce(_: Expectation, evidence: Evidence) -> Finding:
@@ -145,6 +175,8 @@ def _allreduce(_: Expectation, evidence: Evidence) -> Finding:
     count = ranks[0].facts["collectives"]["floats"]["count"]
     return Passed(f"integers, {count} float64 (exact), allgather in order, broadcast, on {word(len(ranks), 'rank')}")
 
+
+_NAMED = re.compile(r"^lib[a-z_]*mpi[^/]*\.so")
 
 _WORDS = {
     "integers": "allreduce of the ranks",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from envbuilder.checks.base import Check, Failed, Finding, NotRun, Passed
 from envbuilder.checks.gradients import worst
 from envbuilder.checks.mpi import ranks_with
-from envbuilder.checks.reading import number, word
+from envbuilder.checks.reading import Facts, number, word
 from envbuilder.checks.training import FRAMEWORKS, losses_finding, still
 from envbuilder.evidence import Evidence, Expectation, RankEvidence
 
@@ -70,6 +70,23 @@ def reference(framework: str, ranks: list[RankEvidence]) -> Finding:
     if not isinstance(facts, Mapping):
         return NotRun("there is no rank 0")
     return worst(facts, ("reference", "truth", "reference_truth"), len(ranks))
+
+
+def results(who: str, rank: int, told: Facts) -> Failed | None:
+    """What is wrong with an all-reduce, an allgather and a broadcast of this library, whose right results are known."""
+    floats = told.get("floats", {})
+    remedy = f"compare with mpi-allreduce: where that passes, the fault is in {who} or in what patches it"
+    if number(floats.get("wrong")) != 0:
+        return Failed(
+            f"rank {rank}: {who}'s allreduce of {floats.get('count')} float32 is wrong in {floats.get('wrong')} "
+            f"elements; element {floats.get('first_wrong')} is {floats.get('seen')}, right is {floats.get('right')}",
+            remedy,
+        )
+    for name, words in (("gathered", "allgather of the ranks"), ("broadcast", "broadcast from the last rank")):
+        one: Facts = told.get(name, {})
+        if not one or one.get("seen") != one.get("right"):
+            return Failed(f"rank {rank}: {who}'s {words} gave {one.get('seen')}, right is {one.get('right')}", remedy)
+    return None
 
 
 def _loss(framework: str, ranks: list[RankEvidence]) -> Finding:

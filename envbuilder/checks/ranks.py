@@ -7,11 +7,14 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from envbuilder.checks.affinity import CHECKS as AFFINITY
 from envbuilder.checks.base import Check, Failed, Finding, NotRun, Passed
 from envbuilder.checks.horovod import RANKS as HOROVOD
 from envbuilder.checks.mpi import CHECKS as MPI
+from envbuilder.checks.mpi_support import CHECKS as MPI_SUPPORT
 from envbuilder.checks.parallel import CHECKS as PARALLEL
 from envbuilder.checks.reading import ending, number, said, set_variables, signal_name, signal_number, tail, word
+from envbuilder.checks.torch_mpi import RANKS as TORCH_MPI
 from envbuilder.evidence import Evidence, Expectation, ProbeRun, RankEvidence
 
 _LAUNCHER_REMEDY = (
@@ -247,6 +250,9 @@ CHECKS: tuple[Check, ...] = (
         "phase) or hung (which, in which phase).",
     ),
     *MPI,
+    *MPI_SUPPORT,
+    *AFFINITY,
     *PARALLEL,
+    *TORCH_MPI,
     *HOROVOD,
 )

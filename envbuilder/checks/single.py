@@ -16,6 +16,7 @@ from envbuilder.checks.horovod import BUILT
 from envbuilder.checks.reading import Facts, ending, inside, only, part, said, tail, word
 from envbuilder.checks.requirements import CHECKS as REQUIREMENTS
 from envbuilder.checks.requirements import broken
+from envbuilder.checks.torch_mpi import LINKED
 from envbuilder.checks.training import CHECKS as TRAINING
 from envbuilder.evidence import Evidence, Expectation
 
@@ -248,6 +249,7 @@ CHECKS: tuple[Check, ...] = (
         fails="When it was not measured. The figures themselves are reported and not judged.",
     ),
     *BACKEND,
+    *LINKED,
     *BUILT,
     *GPU_DEVICE,
     *TRAINING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from envbuilder import preload
 from envbuilder.checks.base import Check, Failed, Finding, Passed
 from envbuilder.evidence import Evidence, Expectation
 
@@ -105,15 +106,27 @@ def _no_shadowing(expectation: Expectation, evidence: Evidence) -> Finding:
             "unset LD_LIBRARY_PATH, or take that folder out of it",
             f"needed by {one['object']}",
         )
-    if "LD_PRELOAD" in libraries["variables"]:
-        return Failed(f"LD_PRELOAD is set: {libraries['variables']['LD_PRELOAD']}", "unset LD_PRELOAD")
+    reasons = {one["entry"]: preload.reason(one, expectation.preloads) for one in libraries.get("preloads", ())}
+    strange = [entry for entry, why in reasons.items() if why is None]
+    if strange:
+        beside = " beside what the site allows" if len(strange) < len(reasons) else ""
+        return Failed(
+            f"LD_PRELOAD is set: {' '.join(strange)}{beside}",
+            "unset LD_PRELOAD, or take that out of it; where the site wants it in every process, its file says so under "
+            "`allowed_preloads`: then build again",
+        )
+    allowed = "; ".join(f"LD_PRELOAD has {entry}, which the site allows: {why}" for entry, why in reasons.items())
+    return Passed("; ".join(filter(None, (_library_path(libraries, evidence, bool(allowed)), allowed))))
+
+
+def _library_path(libraries: Mapping[str, Any], evidence: Evidence, preloaded: bool) -> str:
     set_to = libraries["variables"].get("LD_LIBRARY_PATH")
     nothing = (
         "nothing but GPU libraries, see gpu-libraries" if evidence.static.get("gpu", {}).get("shadowed") else "nothing"
     )
-    return Passed(
-        f"LD_LIBRARY_PATH changes {nothing} ({set_to})" if set_to else "LD_LIBRARY_PATH and LD_PRELOAD are not set"
-    )
+    if set_to:
+        return f"LD_LIBRARY_PATH changes {nothing} ({set_to})"
+    return "LD_LIBRARY_PATH is not set" if preloaded else "LD_LIBRARY_PATH and LD_PRELOAD are not set"
 
 
 def _matters(one: Mapping[str, str], expectation: Expectation) -> bool:
@@ -210,7 +223,7 @@ CHECKS: tuple[Check, ...] = (
         judge=_no_shadowing,
         witnesses="The same search with and without LD_LIBRARY_PATH, and LD_PRELOAD.",
         mistakes="Everything resolves, imports and runs; it is just another library, an MPI of another machine for example.",
-        fails="LD_LIBRARY_PATH replaces a library of the tree, the MPI or the interpreter's own; LD_PRELOAD is set. The GPU "
-        "libraries of a recipe for GPUs are left to gpu-libraries.",
+        fails="LD_LIBRARY_PATH replaces a library of the tree, the MPI or the interpreter's own; LD_PRELOAD names what the "
+        "site file does not allow (`allowed_preloads`). The GPU libraries of a recipe for GPUs are left to gpu-libraries.",
     ),
 )

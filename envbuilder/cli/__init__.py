@@ -33,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(arguments: object, words: list[str]) -> int:
+    from envbuilder import modes
     from envbuilder.console import Console
     from envbuilder.errors import EnvbuilderError
 
     console = Console(quiet=getattr(arguments, "quiet", False), json=getattr(arguments, "json", False))
     _let_terminate_clean_up()
     try:
-        return FINE if _opens_at_once(arguments, console) else int(arguments.run(arguments, console))  # type: ignore[attr-defined]
+        with modes.steady():
+            return FINE if _opens_at_once(arguments, console) else int(arguments.run(arguments, console))  # type: ignore[attr-defined]
     except EnvbuilderError as error:
         console.error(error.message, error.hint)
         return error.exit_code

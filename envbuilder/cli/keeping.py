@@ -38,10 +38,15 @@ def show(arguments: Namespace, console: Console) -> int:
         console.document({**environment.to_document(), **_listed(place, environment)})
         return FINE
     mpi = environment.mpi
+    image = environment.image
+    place_of_it = (
+        {"image": f"{image['file']} (sha256 {image['sha256'][:12]}, on {image['base']}, MPI of the {image['mpi']})"}
+        if image
+        else {"tree": environment.prefix, "activate": f"source {environment.prefix}/bin/activate"}
+    )
     lines = {
         "environment": environment.identifier,
-        "tree": environment.prefix,
-        "activate": f"source {environment.prefix}/bin/activate",
+        **place_of_it,
         "digest": environment.digest,
         "lock": environment.lock_digest,
         "built": f"{environment.created} by {environment.created_by} in {environment.seconds:.1f} s",

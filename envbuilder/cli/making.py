@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuilder import store
-from envbuilder.cli import on_nodes
+from envbuilder.cli import images, on_nodes
 from envbuilder.cli.place import opened
 from envbuilder.console import Console
 from envbuilder.document import to_yaml
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 def build(arguments: Namespace, console: Console) -> int:
     """`envbuilder build`: lock, plan, carry out, publish."""
+    images.refuse_options(arguments)
     wish, given = _from_bundle(arguments) if arguments.offline else (_wish(arguments), None)
     if arguments.explain_cache:
         return _explain_cache(wish, arguments, console)
@@ -37,11 +38,15 @@ def build(arguments: Namespace, console: Console) -> int:
     reused = environment is not None
     if environment is None:
         environment, reused = _build(wish, arguments, console, given)
+    image = images.exported(environment, arguments.sif)
     if console.json:
         console.document({"environment": environment.to_document(), "reused": reused})
         return FINE
     how = "is built already" if reused else f"was built in {environment.seconds:.1f} s"
     console.done(f"{environment.identifier} {how}")
+    if image:
+        images.finish(environment, image, console)
+        return FINE
     name = f"{environment.recipe}@{environment.version}" if _asks_by_version(wish) else environment.recipe
     console.note(f"prove it: envbuilder verify {name}; activate it: source {environment.prefix}/bin/activate")
     console.result(environment.prefix)
@@ -57,6 +62,8 @@ def _explain_cache(wish: Wish, arguments: Namespace, console: Console) -> int:
         raise InputError(
             "--explain-cache and --offline exclude each other", hint="give the lock of the bundle: --lock DIR"
         )
+    if images.wanted(wish):
+        raise InputError("--explain-cache is for trees", hint="leave --builder out; the same sources are compiled")
     prepared, _ = on_nodes.prepared(wish, arguments, console, "build")
     found = kept_wheels.explain(prepare.plan(prepared, _lock(prepared, arguments, console)))
     if console.json:
@@ -65,7 +72,7 @@ def _explain_cache(wish: Wish, arguments: Namespace, console: Console) -> int:
     lines = [] if found else ["nothing is compiled"]
     for one in found:
         if one.kept:
-            lines.append(f"{one.wheel}: kept, and used ({one.path})")
+            lines.append(f"{one.wheel}: kept, and used, since all that decides it is the same ({one.path})")
         elif one.nearest:
             lines.append(f"{one.wheel}: compiled anew; from the nearest kept one ({one.nearest}) differ")
             lines += [f"    {difference}" for difference in one.differences]
@@ -187,6 +194,9 @@ def _wish(arguments: Namespace) -> Wish:
         python=arguments.python,
         builder=arguments.builder,
         on=arguments.on,
+        base=getattr(arguments, "base", ""),
+        mpi=getattr(arguments, "mpi", ""),
+        compression=getattr(arguments, "compression", ""),
     )
 
 
@@ -224,7 +234,9 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
     from envbuilder.builders.venv import caches
     from envbuilder.places import Origin
 
-    if given is not None:
+    if images.wanted(wish):
+        prepared, nodes = images.prepared(wish, console, "build"), None
+    elif given is not None:
         prepared, nodes = prepare.prepare(wish, os.environ, "build"), None
     else:
         prepared, nodes = on_nodes.prepared(wish, arguments, console, "build")
@@ -235,6 +247,8 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
     if given is not None:
         prepared = offline.take(prepared, given, console)
     locked = given.lock if given is not None else _lock(prepared, arguments, console)
+    if images.wanted(wish):
+        prepared = images.with_artefacts(prepared, locked, console)
     planned = prepare.plan(prepared, locked)
     old = store.current(prepared.store, f"{locked.recipe}@{locked.version}")
     if arguments.rebuild:
@@ -260,7 +274,7 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
     if arguments.rebuild and old and old != environment.identifier and old.startswith(planned.name.replace("@", "-")):
         store.withdraw(prepared.store, old)
     # what modules do can change without a file we know of
-    if not (arguments.lock or given) and prepared.target.modules is None:
+    if not (arguments.lock or given or images.wanted(wish)) and prepared.target.modules is None:
         envelope = Origin(name="", path=prepare.lock_directory(prepared) / "lock.json")
         memo.remember(prepared.store, wish, environment.identifier, [*prepared.origins, envelope], os.environ)
     return environment, existed
@@ -283,7 +297,7 @@ def _say_what_was_found(prepared: Prepared, console: Console) -> None:
     from envbuilder import pip_config
 
     target = prepared.target
-    if target.modules:
+    if target.modules and target.modules.names:
         console.note(f"modules: {', '.join(target.modules.names)}")
     if prepared.request.tag and not target.toolkit:
         console.warning(

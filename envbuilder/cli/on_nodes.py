@@ -6,6 +6,7 @@ import os
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from envbuilder.cli import images
 from envbuilder.console import Console
 from envbuilder.wish import Wish
 
@@ -20,15 +21,19 @@ def prepared(wish: Wish, arguments: Namespace, console: Console, verb: str) -> t
     """What a wish comes to here; or, with the nodes, on the nodes where the site has it built, as a job finds them."""
     from dataclasses import replace
 
-    from envbuilder import build_job, prepare, store
+    from envbuilder import build_job, modes, prepare, store
 
+    if images.wanted(wish):
+        return images.prepared(wish, console, verb), None
     choice = prepare.choose(wish, os.environ)
     nodes = _nodes(choice, arguments)
     if nodes is None:
         return prepare.prepare(wish, os.environ, verb), None
     place = store.locate(os.environ, choice.site.paths.root)
+    modes.make_root(place.root, choice.site.paths.readable_by)
     with console.step(f"look at the nodes of {choice.site.name}/{choice.partition}") as tick:
-        target = build_job.target(place, nodes, wish, tick)
+        short = replace(nodes, shape=replace(nodes.shape, minutes=arguments.time))
+        target = build_job.target(place, short, wish, tick)
     choice = replace(choice, wish=replace(wish, partition=choice.partition))
     return prepare.prepared_for(choice, target, os.environ, verb), nodes
 
@@ -60,17 +65,20 @@ def _pinned(prepared: Prepared) -> str:
 
 
 def _nodes(choice: Choice, arguments: Namespace) -> Nodes | None:
-    """The nodes to build on; None where the site builds on the login node, or where we are on the nodes already."""
+    """The nodes to build on; None where we are on the nodes already, or a login node will do for site and recipe."""
     from envbuilder import job, scheduler
     from envbuilder.cli.jobs import billing
     from envbuilder.nodes import Nodes
 
     partition = choice.site.partition(choice.partition)
-    if partition.builds_on != "compute" or choice.site.scheduler.kind == "none" or scheduler.allocation(os.environ):
+    long = max((one.jobs.minutes for one in choice.found.recipe.sources.values() if one.jobs), default=0)
+    if not (partition.builds_on == "compute" or long) or choice.site.scheduler.kind == "none":
+        return None
+    if scheduler.allocation(os.environ):
         return None
     # one GPU is the least that such a partition gives; a build computes on none
     shape = job.shape_for(
-        partition, nodes=1, ranks=1, minutes=arguments.time, gpus_per_node=min(1, partition.gpu.count)
+        partition, nodes=1, ranks=1, minutes=max(arguments.time, long), gpus_per_node=min(1, partition.gpu.count)
     )
     return Nodes(
         site=choice.site,

@@ -87,7 +87,7 @@ def _verb(verbs: Verbs, name: str, function: str, summary: str, *, module: str) 
     return verb
 
 
-def _add_wish(verb: argparse.ArgumentParser, *, named_elsewhere: str = "") -> None:
+def _add_wish(verb: argparse.ArgumentParser, *, named_elsewhere: str = "", images: bool = False) -> None:
     what = "a recipe's name, name@version, or the path of a recipe.yaml"
     if named_elsewhere:
         verb.add_argument("recipe", metavar="RECIPE", nargs="?", default="", help=f"{what}{named_elsewhere}")
@@ -102,8 +102,25 @@ def _add_wish(verb: argparse.ArgumentParser, *, named_elsewhere: str = "") -> No
         metavar="MODULE",
         help="put the recipe on this module of the site instead of what it extends",
     )
-    verb.add_argument("--builder", default="venv", choices=("venv",), help="what to build (default: venv)")
+    builders = ("venv", "apptainer") if images else ("venv",)
+    verb.add_argument("--builder", default="venv", choices=builders, help="what to build (default: venv)")
+    if images:
+        _add_image(verb.add_argument_group("images, with --builder apptainer"))
     _add_billing(verb.add_argument_group("jobs, where a site builds on its nodes"), minutes=60)
+
+
+def _add_image(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--base",
+        default="",
+        help="what the image starts from: a name, or the path of a root file system or a SIF (default: debian-12)",
+    )
+    group.add_argument(
+        "--mpi", default="", choices=("image", "host"), help="whose MPI its ranks use (default: the image's own)"
+    )
+    group.add_argument(
+        "--compression", default="", choices=("gzip", "lz4", "zstd"), help="how the image is packed (default: gzip)"
+    )
 
 
 def _add_site(verb: argparse.ArgumentParser) -> None:
@@ -117,8 +134,9 @@ def _add_json(verb: argparse.ArgumentParser) -> None:
 
 def _add_making(verbs: Verbs) -> None:
     build = _verb(verbs, "build", "build", "lock, build and publish an environment", module="making")
-    _add_wish(build, named_elsewhere="; a bundle names its own")
+    _add_wish(build, named_elsewhere="; a bundle names its own", images=True)
     _add_json(build)
+    build.add_argument("--sif", default="", metavar="FILE", help="also write the image to FILE")
     build.add_argument("--lock", default="", metavar="DIR", help="build from the lock in DIR instead of the store's")
     build.add_argument("--offline", default="", metavar="BUNDLE", help="build from BUNDLE alone, without a network")
     build.add_argument("--rebuild", action="store_true", help="fetch and build again what is there already")
@@ -128,7 +146,7 @@ def _add_making(verbs: Verbs) -> None:
         help="build nothing: say of each compiled wheel whether it is kept, and if not what differs from the nearest",
     )
     lock = _verb(verbs, "lock", "lock", "resolve a recipe for a partition and write the lock", module="making")
-    _add_wish(lock)
+    _add_wish(lock, images=True)
     _add_json(lock)
     lock.add_argument("-o", "--output", default="", metavar="DIR", help="write the lock to DIR instead of the store")
     lock.add_argument("--check", action="store_true", help="only say whether the lock is stale (exit code 1)")
@@ -138,7 +156,7 @@ def _add_making(verbs: Verbs) -> None:
     bundle = _verb(
         verbs, "bundle", "bundle", "collect what a lock takes into one file to build from offline", module="making"
     )
-    _add_wish(bundle)
+    _add_wish(bundle, images=True)
     _add_json(bundle)
     bundle.add_argument("--lock", default="", metavar="DIR", help="bundle the lock in DIR instead of the store's")
     bundle.add_argument(

@@ -45,7 +45,7 @@ def verify(arguments: Namespace, console: Console) -> int:
 
 def run(arguments: Namespace, console: Console) -> int:
     """`envbuilder run`: become the command, if the gate lets it through. Returns only by raising."""
-    from envbuilder import gate
+    from envbuilder import gate, launcher
     from envbuilder.process import Command, replace_this_process
 
     environment = store.find(opened(arguments.site), arguments.environment)
@@ -55,7 +55,8 @@ def run(arguments: Namespace, console: Console) -> int:
         console.warning(f"ungated: nothing proves that {environment.identifier} works here")
     else:
         gate.check(opened(arguments.site), environment)
-    replace_this_process(Command(argv=tuple(arguments.command), env=gate.patch(environment, os.environ)))
+    words = gate.words(environment, together=launcher.started_by(os.environ))
+    replace_this_process(Command(argv=(*words, *arguments.command), env=gate.patch(environment, os.environ)))
     return FINE
 
 

@@ -8,7 +8,9 @@ The protocol:
   starts, with the control directory as working directory, `python -m envbuilder_probes NAME CONTROL_DIR`. NAME is
   `single` (one process) or `ranks` (N processes under a launcher of MPI programs).
 - `input.json` holds `schema` (1), `features`, `imports` (module names), `ranks` (how many were asked for), `steps` (of
-  training) and `distributions` (normalised names).
+  training), `distributions` (normalised names) and `caches` (variables); `data`, variables that lead to what programs read;
+  `started_on`, the `host` of the runner and the `cpus` that it may use; `threads`, the variables with a number of threads that
+  it sets for the ranks because nobody else did.
 - A process calls itself by the rank that its launcher gave it (0 without a launcher) and claims the stem
   `NAME.RANK`. Where the stem is taken already, it takes `NAME.RANK.PID`: n processes that all believe to be rank 0
   leave n files.

@@ -1,5 +1,6 @@
 """DT_SONAME, DT_NEEDED and GNU build-id of a 64-bit little-endian ELF file, read by hand."""
 
+import mmap
 import struct
 
 PT_LOAD, PT_DYNAMIC, PT_NOTE = 1, 2, 4
@@ -20,8 +21,9 @@ def needed(path):
 
 
 def _read(path):
+    """The file, mapped and not read: a framework's library has hundreds of megabytes, and a node many ranks."""
     with open(path, "rb") as source:
-        data = source.read()
+        data = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
     if data[:6] != b"\x7fELF\x02\x01":
         raise ValueError("not a 64-bit little-endian ELF file: " + path)
     return data, list(_segments(data))
@@ -49,7 +51,7 @@ def _strings(data, segments, wanted):
     for kind, offset, address, length in segments:
         if table is not None and kind == PT_LOAD and address <= table < address + length:
             starts = [table - address + offset + value for tag, value in entries if tag == wanted]
-            return [data[start : data.index(b"\0", start)].decode("utf-8", "replace") for start in starts]
+            return [data[start : data.find(b"\0", start)].decode("utf-8", "replace") for start in starts]
     return []
 
 

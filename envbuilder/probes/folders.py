@@ -1,6 +1,7 @@
-"""Folders that frameworks write to while they run: whether this process, on this node, can."""
+"""Folders that frameworks write to while they run, and data that programs read: whether this process, on this node, can."""
 
 import os
+import socket
 import tempfile
 
 
@@ -20,3 +21,25 @@ def _tried(path):
     except OSError as error:
         return "{}: {}".format(error.filename or path, error.strerror)
     return ""
+
+
+def readable(names):
+    """For each variable: where it leads ("" if it has no value), and what is wrong with reading there ("" if nothing)."""
+    return {
+        name: {"path": os.environ.get(name, ""), "error": _read(os.environ.get(name, "")), "host": socket.gethostname()}
+        for name in names
+    }
+
+
+def _read(path):
+    """Look at the first entry of a folder, or read the first byte of a file; an empty one of either is no data."""
+    if not path:
+        return "it has no value"
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                return "" if any(True for _ in entries) else "the folder is empty: is its file system mounted here?"
+        with open(path, "rb") as source:
+            return "" if source.read(1) else "the file is empty"
+    except OSError as error:
+        return error.strerror or str(error)

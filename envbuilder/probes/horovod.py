@@ -1,4 +1,7 @@
-"""What Horovod's build holds: its extension for each framework, which framework it was built for, what it loads."""
+"""Horovod: its extension for each framework, which version that was built for, its world, a training through it.
+
+What differs between frameworks is in `horovod_tensorflow` and `horovod_torch`.
+"""
 
 import glob
 import importlib
@@ -7,10 +10,13 @@ import json
 import os
 from typing import Any
 
-from . import elf, mapped
+from . import elf, exact, mapped
 from .report import described
+from .training import Course, compared
 
 FRAMEWORKS = ("tensorflow", "torch")
+CALLED = {"pytorch": "torch"}  # what Horovod's build calls a framework, and its module
+COUNT = 256
 
 
 def built(features):
@@ -38,7 +44,7 @@ def _built_for(folder):
     """The versions of the frameworks that Horovod's build wrote down."""
     try:
         with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as source:
-            return {str(name): str(version) for name, version in json.load(source).items()}
+            return {CALLED.get(name, str(name)): str(version) for name, version in json.load(source).items()}
     except (OSError, ValueError):
         return {}
 
@@ -59,7 +65,56 @@ def _extension(folder, framework):
     return facts
 
 
-def state(hvd, path):
+def measure(report, MPI, steps, extension, side):  # noqa: N803 - the name that mpi4py gives the module
+    """Train on this rank's shard, gradients averaged by Horovod; compare on rank 0, once Horovod has ended.
+
+    `side` is the module of the framework, `extension` the path of the library that Horovod has for it.
+    """
+    comm = MPI.COMM_WORLD
+    rank, size = comm.Get_rank(), comm.Get_size()
+    report.enter("horovod-init " + side.NAME)
+    side.hvd.init()
+    facts = {"state": _state(side.hvd, extension)}
+    report.enter("horovod-collectives " + side.NAME)
+    facts["collectives"] = _collectives(side, rank, size)
+    trainer = side.Averaging(rank * exact.SHARD, exact.SHARD)
+    course = Course(trainer, steps, lambda doing: report.enter("horovod {} {}".format(side.NAME, doing)))
+    facts.update(course.facts())
+    report.enter("horovod-shutdown " + side.NAME)
+    side.hvd.shutdown()  # before this thread speaks MPI again, which not every MPI allows beside Horovod's
+    report.enter("horovod-reference " + side.NAME)
+    if rank == 0:
+        facts.update(compared(course, side.Trainer(0, size * exact.SHARD), size * exact.SHARD))
+    comm.Barrier()
+    return facts
+
+
+def _collectives(side, rank, size):
+    """Horovod's operations beside their right results for the ranks of MPI: element i of rank r is (r+1)*(i+1)/8."""
+    hvd, tensor, values = side.hvd, side.tensor, side.values
+    right = [size * (size + 1) // 2 * (i + 1) / 8 for i in range(COUNT)]
+    given = tensor([(rank + 1) * (i + 1) / 8 for i in range(COUNT)])
+    summed = values(hvd.allreduce(given, op=hvd.Sum, name="probe.sum"))
+    wrong = [i for i, (value, wanted) in enumerate(zip(summed, right)) if value != wanted]
+    at = wrong[0] if wrong else 0
+    sent = values(hvd.broadcast(tensor([rank]), root_rank=hvd.size() - 1, name="probe.broadcast"))
+    return {
+        "floats": {
+            "count": COUNT,
+            "wrong": len(wrong),
+            "first_wrong": wrong[0] if wrong else -1,
+            "seen": summed[at],
+            "right": right[at],
+        },
+        "gathered": {
+            "seen": values(hvd.allgather(tensor([rank]), name="probe.gather")),
+            "right": list(range(size)),
+        },
+        "broadcast": {"seen": sent[0], "right": size - 1},
+    }
+
+
+def _state(hvd, path):
     """What a started Horovod says of itself in this rank, and whose MPI the extension at `path` calls."""
     return {
         "rank": hvd.rank(),

@@ -1,10 +1,15 @@
 """What mpi4py says and does: the world, the library behind it, collective operations with known results."""
 
+import importlib.metadata
+import os
+import re
 import socket
 from array import array
 
 from . import mapped
 from .report import launcher_world
+
+LEVELS = ("single", "funneled", "serialized", "multiple")
 
 
 def imported():
@@ -18,13 +23,47 @@ def imported():
     return MPI
 
 
-def world(MPI):  # noqa: N803 - the name that mpi4py gives the module
-    """Rank and size as MPI says and as the launcher says, the thread level, and the host."""
+def torch_starts():
+    """Whether the PyTorch that is there can only start MPI itself, and must not find it running: the versions before 2.1.
+
+    They do not ask whether it runs (pytorch/pytorch#33943, #105023), and MPI must not be started twice.
+    """
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(int(number) for number in re.findall("[0-9]+", version)[:2]) < (2, 1)
+
+
+def start(MPI):  # noqa: N803 - the name that mpi4py gives the module
+    """Start MPI as importing mpi4py does, unless it runs; who started it, and the thread level that was asked for."""
+    if MPI.Is_initialized():
+        return {"by": "another library", "asked": ""}
+    level = asked_level()
+    if level:
+        MPI.Init_thread(getattr(MPI, "THREAD_" + level.upper()))
+    else:
+        MPI.Init()
+    return {"by": "mpi4py", "asked": level or LEVELS[0]}
+
+
+def asked_level():
+    """The thread level that mpi4py asks for: its variables come before `mpi4py.rc`; "" for MPI_Init, which asks for none."""
+    import mpi4py
+
+    threads = os.environ.get("MPI4PY_RC_THREADS", str(mpi4py.rc.threads))
+    level = os.environ.get("MPI4PY_RC_THREAD_LEVEL", mpi4py.rc.thread_level)
+    return "" if threads.lower() in ("0", "n", "no", "f", "false", "off") else level.lower()
+
+
+def world(MPI, started):  # noqa: N803
+    """Rank and size as MPI says and as the launcher says, the thread level beside how MPI was started, and the host."""
+    levels = {getattr(MPI, "THREAD_" + level.upper()): level for level in LEVELS}
     return {
         "rank": MPI.COMM_WORLD.Get_rank(),
         "size": MPI.COMM_WORLD.Get_size(),
         "launcher": launcher_world(),
-        "thread_level": MPI.Query_thread(),
+        "thread_level": dict(started, provided=levels.get(MPI.Query_thread(), "")),
         "host": socket.gethostname(),
         "processor": MPI.Get_processor_name(),
     }

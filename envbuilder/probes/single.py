@@ -18,6 +18,7 @@ def run(report, asked):
     # both spellings, old and new, before a framework is imported: oneDNN reads them once, when it is loaded
     os.environ["ONEDNN_VERBOSE"] = os.environ["DNNL_VERBOSE"] = "1"
     report.part("caches", folders.writable, asked["caches"])
+    report.part("data", folders.readable, asked.get("data", []))
     report.part("distributions", interpreter.distributions, asked["distributions"])
     report.part("imports", imports.imported, asked["imports"])
     for framework, module in FRAMEWORKS.items():
@@ -25,10 +26,16 @@ def run(report, asked):
             loaded = report.part(framework, _capabilities, module)
             if loaded:
                 report.part(framework + "_training", _training, report, module, asked["steps"])
+            if loaded and framework == "torch" and "torch-mpi" in asked["features"]:
+                report.part("torch_mpi", _torch_mpi)
     if "horovod" in asked["features"]:
         report.part("horovod", horovod.built, asked["features"])
     if {"gpu", "torch"} <= set(asked["features"]) and report.part("gpu", gpu.seen) and report.facts["gpu"]["devices"]:
         report.part("gpu_compute", gpu.computed, report, len(report.facts["gpu"]["devices"]))
+
+
+def _torch_mpi():
+    return importlib.import_module(".torch_mpi", __package__).built()
 
 
 def _capabilities(module):

@@ -1,4 +1,4 @@
-"""The data-parallel step in PyTorch: DistributedDataParallel over gloo, the rendezvous by MPI."""
+"""The data-parallel step in PyTorch: DistributedDataParallel over the group of MPI where that is there, else over gloo."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ from datetime import timedelta
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from . import exact
+from . import exact, torch_mpi
 from .torch_model import Trainer, capabilities
 from .training import Course, compared
 
@@ -20,12 +20,16 @@ def measure(report, MPI, steps):  # noqa: N803 - the name that mpi4py gives the 
     rank, size = comm.Get_rank(), comm.Get_size()
     facts = {"capabilities": capabilities()}
     report.enter("torch-rendezvous")
-    _rendezvous(comm)
+    over_mpi = distributed.is_initialized()
+    if not over_mpi:
+        _rendezvous(comm)
     facts["backend"] = distributed.get_backend()
     facts["world"] = distributed.get_world_size()
     facts["interface"] = os.environ.get("GLOO_SOCKET_IFNAME", "")
     report.enter("torch-wrap")
     trainer = Trainer(rank * exact.SHARD, exact.SHARD, DistributedDataParallel)
+    if over_mpi:
+        facts["group"] = torch_mpi.group(trainer.called.process_group)
     course = Course(trainer, steps, lambda doing: report.enter("torch " + doing))
     facts.update(course.facts())
     report.enter("torch-reference")

@@ -10,7 +10,7 @@ import hashlib
 import shlex
 from collections.abc import Iterator
 
-from envbuilder.pip_config import redact
+from envbuilder.pip_config import FOREIGN, redact
 from envbuilder.plan import SEALED_AT, Action, Fetch, Forget, Move, Plan, Product, Remove, Run, Seal, Step, Write
 
 _HEAD = """\
@@ -18,6 +18,7 @@ _HEAD = """\
 # Builds {name} as {identifier}.
 # Written by envbuilder; it needs nothing of envbuilder but uv.
 set -eu
+umask 022
 
 say() {{ printf '%s\\n' "$*" >&2; }}
 """
@@ -50,13 +51,13 @@ def _step(step: Step, plan: Plan) -> Iterator[str]:
 
 def _network(plan: Plan) -> list[str]:
     """Where artefacts come from; credentials are left out and asked for."""
-    lines = ["# pip's configuration on this machine, as uv reads it; and a cache that envbuilder shares."]
+    lines = [f"unset {' '.join(sorted(FOREIGN))} || :"]
+    lines.append("# pip's configuration on this machine, as uv reads it; and a cache that envbuilder shares.")
     for name, value in sorted(plan.network.items()):
         shown = redact(value)
         if shown != value:
             lines.append(f"# fill in the credentials that are left out here (***):\n: {shlex.quote(shown)}")
         lines.append(f"export {name}={shlex.quote(shown)}")
-    lines.append("unset VIRTUAL_ENV PYTHONPATH PYTHONHOME || :")
     return lines
 
 
@@ -111,10 +112,7 @@ def _fetch(action: Fetch) -> Iterator[str]:
 def _run(step: Run, plan: Plan) -> str:
     words = ["env"]
     if step.clean:
-        words += ["-i", '"PATH=$PATH"', '"LANG=${LANG-C.UTF-8}"']
-        words += [f'"{name}=${name}"' for name in sorted(plan.network)]
-        if "SSL_CERT_FILE" in plan.network:
-            words.append('"PIP_CERT=$SSL_CERT_FILE"')
+        words += ["-i", *(shlex.quote(f"{name}={value}") for name, value in plan.effect.apply({}).items())]
     words += [shlex.quote(f"{name}={value}") for name, value in step.env.items()]
     if len(words) > 1 and "=" in step.argv[0]:
         words += ["sh", "-c", shlex.quote('exec "$@"'), "sh"]  # env would take such a path for a variable

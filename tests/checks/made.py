@@ -115,7 +115,22 @@ def rank(number: int, size: int = 2, framework: str = "torch") -> dict[str, Any]
     return {
         "process": {"pid": 100 + number, "host": "node1", "turn": 20, "launcher": "PMI_RANK"},
         "environment": {},
-        "world": {"rank": number, "size": size, "host": "node1", "launcher": {"variable": "PMI_RANK"}},
+        "world": {
+            "rank": number,
+            "size": size,
+            "host": "node1",
+            "launcher": {"variable": "PMI_RANK"},
+            "thread_level": {"by": "mpi4py", "asked": "multiple", "provided": "multiple"},
+        },
+        "affinity": {
+            "host": "node1",
+            "cpus": "0-1",
+            "around": "0-1",
+            "cpuset": "0-1",
+            "quota": 0,
+            "variables": {"OMP_NUM_THREADS": "1"},
+        },
+        "threads": {"cpus": "0-1", "count": 4, "computing": {framework: 1}, "own": {"OMP_NUM_THREADS": "1"}},
         "mpi": {
             "library_version": "MPICH 5",
             "extension": "/x/MPI.so",

@@ -16,9 +16,12 @@ Facts = dict[str, Any]
 Fault = Callable[[Facts], object]
 
 
+LIBRARIES = {"tensorflow": "mpi_lib", "torch": "mpi_lib_v2"}  # as Horovod names its extensions
+
+
 def built(*frameworks: str) -> Facts:
     """What a healthy build holds for these frameworks."""
-    files = {name: f"{SITE}/{name}/mpi_lib.cpython-311-x86_64-linux-gnu.so" for name in frameworks}
+    files = {name: f"{SITE}/{name}/{LIBRARIES[name]}.cpython-311-x86_64-linux-gnu.so" for name in frameworks}
     return {
         "folder": SITE,
         "built_for": dict.fromkeys(frameworks, "2.13.0"),
@@ -29,11 +32,11 @@ def built(*frameworks: str) -> Facts:
     }
 
 
-def worker(number: int, size: int = 2) -> Facts:
+def worker(number: int, size: int = 2, *, framework: str = "tensorflow") -> Facts:
     """The facts of one healthy rank."""
-    facts = rank(number, size, "tensorflow")
-    facts["horovod"] = built("tensorflow")
-    facts["horovod_tensorflow"] = {
+    facts = rank(number, size, framework)
+    facts["horovod"] = built(framework)
+    facts[f"horovod_{framework}"] = {
         **course(),
         "state": {
             "rank": number,
@@ -61,10 +64,10 @@ def alone(facts: Facts, features: tuple[str, ...] = FEATURES) -> Outcome:
     return judged(run("single", process("single", 0, told)), features=features)["horovod-built"]
 
 
-def together(*facts: Facts, **changes: Any) -> dict[str, Outcome]:
+def together(*facts: Facts, features: tuple[str, ...] = FEATURES) -> dict[str, Outcome]:
     """What the ranks are judged to have."""
     ranks = [process("ranks", number, one) for number, one in enumerate(facts)]
-    outcomes = judged(run("ranks", *ranks, asked=2), features=FEATURES, **changes)
+    outcomes = judged(run("ranks", *ranks, asked=2), features=features)
     return {name: outcome for name, outcome in outcomes.items() if name in NAMES}
 
 
@@ -75,13 +78,38 @@ def broken(fault: Fault) -> dict[str, str]:
     return causes(together(worker(0), second))
 
 
-def test_healthy() -> None:
-    outcomes = {"horovod-built": alone(built("tensorflow")), **together(worker(0), worker(1))}
+@pytest.mark.parametrize(("framework", "label"), [("tensorflow", "TensorFlow"), ("torch", "PyTorch")])
+def test_healthy(framework: str, label: str) -> None:
+    features = ("mpi4py", framework, "horovod")
+    ranks = [worker(number, framework=framework) for number in range(2)]
+
+    outcomes = {
+        "horovod-built": alone(built(framework), features),
+        **together(*ranks, features=features),
+    }
 
     assert {name: outcome.cause for name, outcome in outcomes.items() if outcome.status != "pass"} == {}
     assert set(outcomes) == NAMES
-    assert "TensorFlow 2.13.0: mpi_lib.cpython-311" in outcomes["horovod-built"].witnessed
-    assert f"2 ranks, controller and operations over {LIBRARY} (libmpi.so.12)" in outcomes["horovod-mpi"].witnessed
+    assert f"{label} 2.13.0: {LIBRARIES[framework]}.cpython-311" in outcomes["horovod-built"].witnessed
+    assert (
+        f"{label}: 2 ranks, controller and operations over {LIBRARY} (libmpi.so.12)"
+        in outcomes["horovod-mpi"].witnessed
+    )
+    assert outcomes["horovod-gradients"].witnessed.startswith(f"{label}: bit for bit on 2 ranks")
+
+
+def test_each_framework_of_the_recipe_is_judged() -> None:
+    """Horovod for both: what is wrong with the second one is not hidden by the first."""
+    ranks = [{**worker(number), **worker(number, framework="torch")} for number in range(2)]
+    for facts in ranks:
+        facts["horovod"] = built("tensorflow", "torch")
+    ranks[1]["horovod_torch"]["state"]["gloo_enabled"] = True
+    ranks[1]["horovod_torch"]["gradient_digest"] = "f" * 64
+
+    found = causes(together(*ranks, features=(*FEATURES, "torch")))
+
+    assert found["horovod-mpi"].startswith("rank 1: Horovod has MPI and works over gloo")
+    assert found["horovod-gradients"].startswith("PyTorch: the reduced gradients of the first step are not the same")
 
 
 def test_recipes_without_horovod_are_not_asked() -> None:

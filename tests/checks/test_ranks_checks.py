@@ -21,7 +21,7 @@ def test_healthy() -> None:
     outcomes = judge(rank(0), rank(1))
 
     assert {name: outcome.cause for name, outcome in outcomes.items() if outcome.status != "pass"} == {}
-    assert len(outcomes) == 6
+    assert len(outcomes) == 9
 
 
 def test_noise_of_the_launcher_is_no_fault() -> None:
@@ -181,6 +181,38 @@ def test_two_libraries() -> None:
 
     assert "rank 1 has 2 MPI libraries mapped" in cause
     assert "/usr/lib/libmpich.so.12" in cause
+
+
+def test_what_brings_the_second_library_is_named() -> None:
+    facts = rank(1)
+    second = {**facts["libraries_at_end"][0], "realpath": "/usr/lib/libmpich.so.12", "needed_by": ["/site/ops.so"]}
+    own = {**facts["libraries_at_end"][0], "needed_by": ["/x/MPI.so", "/site/ops.so"]}
+    facts["libraries_at_end"] = [own, second]
+
+    outcome = judge(rank(0), facts)["mpi-library"]
+
+    assert f"{LIBRARY} (which mpi4py calls) and /usr/lib/libmpich.so.12 (needed by /site/ops.so)" in outcome.cause
+    assert outcome.remedy == "build ops.so anew for the MPI of mpi4py"
+
+
+def test_a_static_mpi_in_another_extension() -> None:
+    facts = rank(1)
+    inside = {**facts["libraries_at_end"][0], "realpath": "/site/solver.so", "soname": "", "needed_by": []}
+    facts["libraries_at_end"] = [*facts["libraries_at_end"], inside]
+
+    assert "/site/solver.so (which has it linked in statically)" in causes(judge(rank(0), facts))["mpi-library"]
+
+
+def test_a_static_mpi_that_mpi4py_calls() -> None:
+    facts = [other_library(rank(n), "/env/bin/python3.11", "ff" * 32) for n in (0, 1)]
+
+    outcome = judge(*facts)["mpi-library"]
+
+    assert outcome.cause == (
+        "rank 0: the MPI that mpi4py calls (Intel MPI 2021) was linked statically into /env/bin/python3.11, and is not "
+        f"{LIBRARY} (mpich 5.0.2)"
+    )
+    assert "libmpich.a" in outcome.remedy
 
 
 def test_companions_of_a_library_are_no_second_one() -> None:

@@ -11,7 +11,7 @@ from breaking import Copy, copied, make_wheel, uv
 from filelock import FileLock
 from launching import scratch_copy
 
-Start = Literal["mpi4py_env", "torch_env", "tensorflow_env", "tensorflow_2_13_env"]
+Start = Literal["mpi4py_env", "torch_env", "tensorflow_env", "tensorflow_2_13_env", "horovod_env", "torch_horovod_env"]
 Words = tuple["str | tuple[str, ...]", ...]
 """What a text must contain; of several in a tuple, one."""
 
@@ -41,12 +41,17 @@ VERIFY, SINGLE, RANKS = Look(), Look(by="single"), Look(by="ranks")
 class Scene:
     """Where an entry is made: a good environment, which nobody may touch, and an empty folder.
 
-    `kept` is a folder that stays between runs, for what is fetched.
+    `home` is the store of the tests, which has the good environments and stays between runs.
     """
 
     prefix: Path
     folder: Path
-    kept: Path
+    home: Path
+
+    @property
+    def kept(self) -> Path:
+        """A folder that stays between runs, for what is fetched."""
+        return self.home / "specimens" / "zoo"
 
     def copy(self) -> Copy:
         """A whole copy of the environment, in a store of its own."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from zoo import files, healthy, libraries, ranks, training, variables
+from zoo import affinity, declared, files, healthy, horovod, libraries, mpis, ranks, torch_mpi, training, variables
 from zoo.base import Entry, Fault, Healthy
 
 FAULTS: tuple[Fault, ...] = (
     *files.ENTRIES,
     *libraries.ENTRIES,
+    *mpis.ENTRIES,
     *variables.ENTRIES,
+    *declared.ENTRIES,
     *training.ENTRIES,
     *ranks.ENTRIES,
+    *affinity.ENTRIES,
+    *horovod.ENTRIES,
+    *torch_mpi.ENTRIES,
 )
-HEALTHY: tuple[Healthy, ...] = healthy.ENTRIES
+HEALTHY: tuple[Healthy, ...] = (*healthy.ENTRIES, *declared.HEALTHY, *affinity.HEALTHY, *torch_mpi.HEALTHY)
 ENTRIES: tuple[Entry, ...] = (*FAULTS, *HEALTHY)

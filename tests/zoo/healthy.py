@@ -123,4 +123,8 @@ ENTRIES: tuple[Healthy, ...] = (
     Healthy(name="tensorflow", odd="TensorFlow 2.21, one process.", start="tensorflow_env", look=SINGLE),
     Healthy(name="tensorflow-ranks", odd="TensorFlow 2.21 on two ranks.", start="tensorflow_env", look=RANKS),
     Healthy(name="tensorflow-2.13", odd="The older format of oneDNN's reports, and the user has it switched off.", start="tensorflow_2_13_env", make=_set(ONEDNN_VERBOSE="0", TF_CPP_MIN_LOG_LEVEL="3"), look=SINGLE),
+    Healthy(name="horovod-in-pytorch", odd="Horovod in PyTorch, all checks, on two ranks.", start="torch_horovod_env", look=WHOLE),
+    Healthy(name="horovod-in-pytorch-three-ranks", odd="A number that is no power of two: Horovod's mean rounds twice, and the bound holds.", start="torch_horovod_env", look=Look(by="ranks", ranks=3)),
+    Healthy(name="horovod-in-tensorflow", odd="Horovod in TensorFlow, one process.", start="horovod_env", look=SINGLE),
+    Healthy(name="horovod-in-tensorflow-three-ranks", odd="The same mean in TensorFlow, on three ranks.", start="horovod_env", look=Look(by="ranks", ranks=3)),
 )  # fmt: skip

@@ -19,6 +19,8 @@ FIXTURES = {
     "torch_env": "pytorch-cpu",
     "tensorflow_env": "tensorflow-onednn 2.21",
     "tensorflow_2_13_env": "tensorflow-onednn 2.13",
+    "horovod_env": "tensorflow-horovod",
+    "torch_horovod_env": "pytorch-horovod",
 }
 HEAD = """<!-- Written by `python -m tests.zoo --page` from tests/zoo; edit that instead. -->
 
@@ -34,9 +36,14 @@ pass every check. A session of the tests prints both shares:
 GROUPS: tuple[tuple[str, str], ...] = (
     ("files", "Files"),
     ("libraries", "Shared libraries"),
+    ("mpis", "Another MPI in the process"),
     ("variables", "Variables"),
+    ("declared", "What site and recipe declare"),
     ("training", "Frameworks in one process"),
     ("ranks", "Several ranks"),
+    ("affinity", "CPUs and threads"),
+    ("horovod", "Horovod"),
+    ("torch_mpi", "PyTorch over MPI, and threads"),
 )
 
 
@@ -54,7 +61,8 @@ def page() -> str:
 
 def _row(fault: Fault) -> str:
     checks = ", ".join(_link(names) for names in fault.names)
-    return f"| `{fault.name}` | {_cell(fault.broken)} | {FIXTURES[fault.start]} | {checks} |"
+    told = f"{fault.broken} Made with `--slow` only." if fault.slow else fault.broken
+    return f"| `{fault.name}` | {_cell(told)} | {FIXTURES[fault.start]} | {checks} |"
 
 
 def _link(names: Names) -> str:

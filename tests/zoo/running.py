@@ -21,12 +21,16 @@ FEATURES: Mapping[Start, tuple[str, ...]] = {
     "torch_env": ("mpi4py", "torch", "onednn"),
     "tensorflow_env": ("mpi4py", "tensorflow", "onednn"),
     "tensorflow_2_13_env": ("mpi4py", "tensorflow", "onednn"),
+    "horovod_env": ("mpi4py", "tensorflow", "onednn", "horovod"),
+    "torch_horovod_env": ("mpi4py", "torch", "onednn", "horovod"),
 }
 IMPORTS: Mapping[Start, tuple[str, ...]] = {
     "mpi4py_env": ("mpi4py.MPI",),
     "torch_env": ("numpy", "torch", "mpi4py.MPI"),
     "tensorflow_env": ("numpy", "tensorflow", "mpi4py.MPI"),
     "tensorflow_2_13_env": ("numpy", "tensorflow", "mpi4py.MPI"),
+    "horovod_env": ("numpy", "tensorflow", "mpi4py.MPI", "horovod.tensorflow"),
+    "torch_horovod_env": ("numpy", "torch", "mpi4py.MPI", "horovod.torch"),
 }
 
 

@@ -59,10 +59,6 @@ def _numpy_too_new(scene: Scene) -> Case:
     return Case(prefix=prefix)
 
 
-def _torch_mpi(_: Scene) -> Case:
-    return Case(features=("torch-mpi",))
-
-
 STARTS: dict[str, Start] = {"torch": "torch_env", "tensorflow": "tensorflow_env"}
 _NOT_FITTING = "tensorflow-cpu 2.13.0 requires numpy<=1.24.3,>=1.22, and 2.1.3 is installed"
 
@@ -86,22 +82,6 @@ ENTRIES: tuple[Fault, ...] = (
         names=(Names(check="import", cause=("was killed by SIGSEGV in phase 'imports'",), remedy=("by hand",)),),
         look=SINGLE,
         not_run=("versions", "requirements", "caches-writable", "import-cost"),
-    ),
-    Fault(
-        name="pytorch-without-mpi",
-        broken="The recipe claims torch.distributed over MPI, and the wheel was built without it, as all published ones are.",
-        start="torch_env",
-        make=_torch_mpi,
-        names=(
-            Names(
-                check="torch-backends",
-                cause=("over MPI and this build has none", "is_mpi_available() is False"),
-                remedy=("USE_MPI=1",),
-                witnessed=("MPI no",),
-            ),
-        ),
-        look=SINGLE,
-        alone=True,
     ),
     Fault(
         name="pytorch-without-gloo",
