@@ -72,7 +72,7 @@ SOURCES: dict[str, Any] = {
             {"replace": "14", "by": "17", "in": "CMakeLists.txt", "count": 2, "why": "a reason"},
         ],
         "fail_if_log": [{"pattern": "MPI .*not found", "why": "a reason"}],
-        "jobs": {"memory_gib": 2},
+        "jobs": {"memory_gib": 2, "minutes": 120},
         "resume": True,
     },
     "committed": {
@@ -130,6 +130,7 @@ SITE: dict[str, Any] = {
     },
     "mirrors": {"https://example.org/simple": "file:///srv/mirror"},
     "proof": {"max_age_hours": 24, "signed": True, "allowed_signers": "/etc/ssh/signers"},
+    "allowed_preloads": [{"library": "libxalt_init.so", "why": "a reason", "source": ["M"]}],
     "default_partition": "cpu",
     "partitions": {
         "cpu": {

@@ -45,6 +45,11 @@ def owner(path, symbol):
     return _defined(None, symbol) or _defined(path, symbol)
 
 
+def beneath(path, symbol):
+    """The file that has `symbol` among what the object at `path` itself needs, whatever was preloaded; "" where none has."""
+    return _defined(path, symbol)
+
+
 def _defined(path, symbol):
     """The file that has `symbol` in the scope of the object at `path`, or of the whole program (None)."""
     try:

@@ -84,12 +84,17 @@ def joined(report, MPI):  # noqa: N803 - the name that mpi4py gives the module
     if not distributed.is_initialized():
         report.enter("torch-mpi init_process_group")
         start()
-    facts["libraries"] = {path: mapped.owner(path, "PMPI_Init_thread") for path in libraries()}
+    facts["libraries"] = {path: _called(path) for path in libraries()}
     facts["group"] = group()
     report.enter("torch-mpi collectives")
     if (facts["group"]["rank"], facts["group"]["size"]) == (comm.Get_rank(), comm.Get_size()):
         facts["collectives"] = _collectives(comm.Get_rank(), comm.Get_size())
     return facts
+
+
+def _called(path):
+    """The MPI that calls from this library reach; "" for one that is not linked with any, whatever else the process has."""
+    return mapped.owner(path, "PMPI_Init_thread") if mapped.beneath(path, "PMPI_Init_thread") else ""
 
 
 def group(of=None):
