@@ -170,7 +170,9 @@ def _one_check(check: Check) -> Iterator[str]:
     asked = ", ".join(f"`{feature}`" for feature in sorted(check.features))
     yield f"### {check.name}\n\n*{_sentence(check.title)}*"
     only = f", {check.only}" if check.only else ""
-    yield f"Asked of environments with the features {asked}{only}.\n" if asked else f"Asked of every environment{only}.\n"
+    yield (
+        f"Asked of environments with the features {asked}{only}.\n" if asked else f"Asked of every environment{only}.\n"
+    )
     yield f"- **Witnesses.** {_linked(check.witnesses)}"
     yield f"- **What fools weaker checks.** {_linked(check.mistakes)}"
     yield f"- **Fails when.** {_linked(check.fails)}\n"

@@ -150,9 +150,7 @@ def exports(activation: Activation, caches: str) -> str:
     for setting in _assignments(activation):
         value = setting.value
         lines.append(f"unset {setting.name}" if value is None else f"export {setting.name}={quote(value)}")
-    lines += [
-        f'export {name}="${{{name}-{caches}/{below}}}"' for name, below in _caches(activation)
-    ]
+    lines += [f'export {name}="${{{name}-{caches}/{below}}}"' for name, below in _caches(activation)]
     return "\n".join([*lines, ""])
 
 

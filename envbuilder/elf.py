@@ -60,7 +60,10 @@ def versions_needed(path: Path) -> frozenset[str]:
         with path.open("rb") as source:
             sections = [one for one in ELFFile(source).iter_sections() if isinstance(one, GNUVerNeedSection)]
             return frozenset(
-                auxiliary.name for section in sections for _, all_of_it in section.iter_versions() for auxiliary in all_of_it
+                auxiliary.name
+                for section in sections
+                for _, all_of_it in section.iter_versions()
+                for auxiliary in all_of_it
             )
     except (OSError, ELFError, ConstructError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError):
         return frozenset()

@@ -70,7 +70,9 @@ class Machine:
         proofs, unseen = self._proofs(environment)
         notes: list[str] = []
         if environment.image:
-            seen_by = "it is an image: what is bound into it is looked at by the gate, and nothing else of the host by anyone"
+            seen_by = (
+                "it is an image: what is bound into it is looked at by the gate, and nothing else of the host by anyone"
+            )
             return Report(environment=environment, changes=(), standings=(), unseen=(*unseen, seen_by), notes=())
         capture = _Capture()
         if environment.modules:

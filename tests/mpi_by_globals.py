@@ -7,7 +7,7 @@ is Debian's, fetched by apt from the machine's own mirror and kept beside the te
 
 from __future__ import annotations
 
-import os
+import platform
 import re
 import shutil
 import subprocess
@@ -151,15 +151,16 @@ def _download(folder: Path) -> Path:
 
 
 def _mirror() -> str:
-    """The address of Debian's archive that this machine's apt is set up with."""
-    if not shutil.which("apt-get") or not KEYS.exists():
+    """The address of Debian's archive that this machine's apt is set up with: where it would look for its own release."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    if not shutil.which("apt-get") or not KEYS.exists() or release.get("ID") != "debian":
         pytest.skip("PyTorch's source is taken from Debian's archive, and this is not Debian")
-    ask = ["apt-get", "indextargets", "--format", "$(LABEL)|$(COMPONENT)|$(REPO_URI)", "Created-By: Packages"]
-    done = subprocess.run(
-        ask, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}, timeout=60
-    )
-    rows = [line.split("|") for line in done.stdout.splitlines()]
-    found = [row[2] for row in rows if row[:2] == ["Debian", "main"]]
+    asked = ["apt-get", "update", "--print-uris"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    found = re.findall(rf"'(\S+)/dists/{release.get('VERSION_CODENAME')}/InRelease'", done.stdout)
     if not found:
-        pytest.skip("apt has no lists of Debian's archive on this machine: apt-get update was never run")
-    return found[0]
+        pytest.skip("apt is set up with no archive of this Debian's release")
+    return str(found[0])

@@ -104,7 +104,9 @@ def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     return activated(chosen, base)
 
 
-def activation_of(name: str, prefix: Path, python: str, settings: tuple[Mapping[str, str], ...], caches: str) -> Activation:
+def activation_of(
+    name: str, prefix: Path, python: str, settings: tuple[Mapping[str, str], ...], caches: str
+) -> Activation:
     """The activation of a tree at a prefix, where there are no modules."""
     return _activation_of(
         _Tree(name=name, prefix=prefix, python=python, settings=settings, caches=caches, effect=Effect())
