@@ -61,7 +61,7 @@ def _of(recipe: str) -> Callable[[Scene], Case]:
 
 def _with_gloo_only(scene: Scene) -> Case:
     """Compiled once: the shipped recipe with other variables, in the store of the tests."""
-    name, base = "horovod-gloo", "pytorch-horovod"
+    name, base = "horovod-gloo", "tensorflow-horovod"
     source = yaml.safe_load((places.data_root() / f"recipes/{base}/recipe.yaml").read_text())["sources"]["horovod"]
     source["env"] = {key: value for key, value in {**source["env"], **GLOO}.items() if value}
     recipe = {"schema": 1, "name": name, "summary": name, "extends": base, "sources": {"horovod": source}}
@@ -95,7 +95,7 @@ ENTRIES: tuple[Fault, ...] = (
     Fault(
         name="horovod-with-gloo-only",
         broken="Horovod's build did not find MPI and took gloo. The ranks of mpiexec are n worlds of one, and all of them train.",
-        start="torch_horovod_env",
+        start="horovod_env",
         make=_with_gloo_only,
         names=(
             Names(
@@ -103,7 +103,7 @@ ENTRIES: tuple[Fault, ...] = (
                 cause=("rank 0: Horovod was built without MPI: gloo is what it has; it trains as if it were alone",),
                 remedy=("HOROVOD_WITH_MPI=1",),
             ),
-            Names(check=GRADIENTS, cause=("PyTorch: ", "the two ranks differ"), remedy=("between the ranks",)),
+            Names(check=GRADIENTS, cause=("TensorFlow: ", "the two ranks differ"), remedy=("between the ranks",)),
         ),
         look=RANKS,
         alone=True,
