@@ -104,7 +104,8 @@ def test_a_rank_that_dies(copy: Copy, tmp_path: Path) -> None:
 
     verdict = copy.verify(PYTHONPATH=injected(tmp_path / "site", code))
 
-    verdict.assert_fails("ranks-started", "rank 1 was killed by SIGKILL")
+    # on a slow machine the launcher ends rank 0, too, before either has written a word
+    verdict.assert_fails("ranks-started", "was killed by SIGKILL")
 
 
 def test_a_rank_that_hangs(copy: Copy, tmp_path: Path) -> None:
