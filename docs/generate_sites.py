@@ -110,6 +110,7 @@ def _machine(site: Site) -> Iterator[str]:
     jobs += [f"always {words.codes(rules.options)}"] if rules.options else []
     jobs += [f"always to srun {words.codes(rules.srun_options)}"] if rules.srun_options else []
     places = [f"store in `{paths.root}`"] if paths.root else []
+    places += [f"a new store can be read by: {paths.readable_by}"] if paths.readable_by else []
     places += [f"caches in `{paths.caches}`"] if paths.caches else []
     places += [] if paths.home_on_compute else ["HOME is not there on compute nodes"]
     rows = [

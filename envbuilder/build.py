@@ -166,7 +166,8 @@ def _act(action: Action, means: _Means) -> None:
     """The actions that are no program: files fetched, written, removed, renamed, sealed."""
     match action:
         case Write(path=path, text=text, executable=executable):
-            write_atomically(path, text, mode=0o755 if executable else 0o644)
+            # nobody looks at it before the manifest is there, and the rest of the tree is uv's
+            write_atomically(path, text, mode=0o755 if executable else 0o644, durable=False)
         case Remove(path=path):
             _remove(path)
         case Move(source=source, target=target):
@@ -210,7 +211,7 @@ def _forget(prefix: Path, name: str) -> None:
     for file in prefix.glob(f"lib/python*/site-packages/*.dist-info/{name}"):
         record = file.parent / "RECORD"
         lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_atomically(record, "".join(line for line in lines if f"/{name}," not in line))
+        write_atomically(record, "".join(line for line in lines if f"/{name}," not in line), durable=False)
         file.unlink()
 
 

@@ -149,15 +149,19 @@ def digest(document: Any) -> str:
     return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
 
-def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part; raises OSError."""
+def write_atomically(path: Path, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part; raises OSError.
+
+    What is `durable` outlives a failure of the machine, too, which takes a while on some file systems.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as sink:
             sink.write(text)
-            sink.flush()
-            os.fsync(sink.fileno())
+            if durable:
+                sink.flush()
+                os.fsync(sink.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:

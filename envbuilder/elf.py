@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,14 +75,19 @@ def defines(path: Path, symbol: str) -> bool:
     from elftools.common.exceptions import ELFError
     from elftools.construct import ConstructError
     from elftools.elf.elffile import ELFFile
+    from elftools.elf.hash import GNUHashSection
     from elftools.elf.sections import SymbolTableSection
 
     try:
         with path.open("rb") as source:
-            table = ELFFile(source).get_section_by_name(".dynsym")
+            elf = ELFFile(source)
+            hashed = elf.get_section_by_name(".gnu.hash")
+            if isinstance(hashed, GNUHashSection):  # it holds what is defined, and is quick to ask
+                return hashed.get_symbol(symbol) is not None
+            table = elf.get_section_by_name(".dynsym")
             found = table.get_symbol_by_name(symbol) if isinstance(table, SymbolTableSection) else None
             return any(entry["st_shndx"] != "SHN_UNDEF" for entry in found or ())
-    except (OSError, ELFError, ConstructError, ValueError, KeyError):
+    except (OSError, ELFError, ConstructError, ValueError, KeyError, struct.error):
         return False
 
 

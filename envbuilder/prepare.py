@@ -70,12 +70,12 @@ def choose(wish: Wish, env: Mapping[str, str]) -> Choice:
     return Choice(wish=wish, found=found, site=site, site_origin=site_origin, partition=partition, rows=rows)
 
 
-def prepare(wish: Wish, env: Mapping[str, str], verb: str) -> Prepared:
-    """Find everything that a wish names on this machine.
+def prepare(wish: Wish, env: Mapping[str, str], verb: str, *, choice: Choice | None = None) -> Prepared:
+    """Find everything that a wish names on this machine; `choice` is what it comes to by the files, if that is known.
 
     Raises `InputError` for what is wrong or impossible and `HostError` for what this machine lacks.
     """
-    choice = choose(wish, env)
+    choice = choice or choose(wish, env)
     found, site = choice.found, choice.site
     partition = site.partition(choice.partition)
     base = str(found.recipe.base.module) if found.recipe.base else ""

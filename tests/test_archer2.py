@@ -551,6 +551,21 @@ def test_a_site_that_names_another_mpi_than_the_compiler_links(archer2: Archer2,
     assert "has libmpi_gnu_91.so.12 mapped" in done.stderr
 
 
+def test_the_wrappers_say_which_compilers_they_call(archer2: Archer2) -> None:
+    """`cc` and `CC` are no compilers: what decides a kept wheel is what stands behind them, once the modules are loaded."""
+    done = archer2.run("target", "mpi4py", "--partition", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    target = json.loads(done.stdout)["target"]
+    said = {
+        name: subprocess.run([name, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        for name in ("gcc", "g++")
+    }
+
+    assert Path(target["compiler"]["cxx"]).name == "CC"
+    assert (target["compiler"]["version"], target["compiler"]["cxx_version"]) == (said["gcc"], said["g++"])
+    assert (target["mpi"]["cc_version"], target["mpi"]["cxx_version"]) == (said["gcc"], said["g++"])
+
+
 def test_machine_is_up(archer2: Archer2) -> None:
     """The testbed that all of this ran on was real: its nodes took jobs."""
     assert "nid001001" in archer2.slurm("sinfo", "-h", "-N", "-o", "%N %t")

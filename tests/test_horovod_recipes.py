@@ -31,7 +31,7 @@ def test_horovod_is_built_with_what_the_recipe_claims_and_without_all_else(name:
 
 
 @pytest.mark.real
-def test_a_framework_that_is_not_found_ends_the_build(test_home: Path, tmp_path: Path) -> None:
+def test_a_framework_that_is_not_found_ends_the_build(tmp_path: Path) -> None:
     """Without HOROVOD_WITH_PYTORCH=1, Horovod's own build leaves PyTorch out and succeeds: its log is all there is."""
     name = "horovod-without-its-framework"
     shipped = places.data_root() / "recipes" / "pytorch-horovod" / "recipe.yaml"
@@ -40,13 +40,11 @@ def test_a_framework_that_is_not_found_ends_the_build(test_home: Path, tmp_path:
     source["build_requires"] = [one for one in source["build_requires"] if not one.startswith("torch")]
     recipe = {"schema": 1, "name": name, "summary": name, "extends": "pytorch-horovod"}
     (tmp_path / name).mkdir()
-    (tmp_path / name / "recipe.yaml").write_text(
-        yaml.safe_dump({**recipe, "sources": {"horovod": {**source, "resume": False}}})
-    )
+    (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "sources": {"horovod": source}}))
 
     done = subprocess.run(
         [sys.executable, "-m", "envbuilder", "build", name],
-        env={**os.environ, "ENVBUILDER_HOME": str(test_home), "ENVBUILDER_RECIPE_PATH": str(tmp_path)},
+        env={**os.environ, "ENVBUILDER_HOME": str(tmp_path / "store"), "ENVBUILDER_RECIPE_PATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

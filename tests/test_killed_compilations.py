@@ -6,6 +6,7 @@ import collections
 import ctypes
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,8 +91,10 @@ def _bench(folder: Path, steps: Steps, generator: str) -> Bench:
     parallel = {"CMAKE_BUILD_PARALLEL_LEVEL": str(AT_ONCE), "MAKEFLAGS": f"-j{AT_ONCE}"}
     env = {"CMAKE_CXX_COMPILER_LAUNCHER": str(steps.launcher), "GENERATOR": generator, **parallel}
     bench = Bench(folder / "bench")
+    lacking = [tool for tool in ("cmake", "ninja") if not shutil.which(tool)]
     bench.wants(
-        mpi=False, **source, name="slow", version="1.0", env=env, jobs={"memory_gib": 1}, resume=True, imports=("slow",), packages=(),
+        mpi=False, **source, name="slow", version="1.0", env=env, jobs={"memory_gib": 1}, resume=True,
+        build_requires=["pip>=23", "setuptools>=68", *lacking], imports=("slow",), packages=(),
     )  # fmt: skip
     return bench
 

@@ -228,7 +228,9 @@ def test_a_job_that_waits_too_long_is_cancelled(slurm: Small, tmp_path: Path) ->
     name = scheduler.submit(batch(tmp_path, "true", "--begin=now+1hour"))
     said: list[str] = []
 
-    with pytest.raises(SchedulerError, match=f"job {name} was still pending after \\d+ s .BeginTime. and was cancelled"):
+    with pytest.raises(
+        SchedulerError, match=f"job {name} was still pending after \\d+ s .BeginTime. and was cancelled"
+    ):
         scheduler.wait(name, limit=1, tick=said.append)
 
     assert said[-1].startswith(f"job {name} pending: BeginTime, ")

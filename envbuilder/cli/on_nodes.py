@@ -28,7 +28,7 @@ def prepared(wish: Wish, arguments: Namespace, console: Console, verb: str) -> t
     choice = prepare.choose(wish, os.environ)
     nodes = _nodes(choice, arguments)
     if nodes is None:
-        return prepare.prepare(wish, os.environ, verb), None
+        return prepare.prepare(wish, os.environ, verb, choice=choice), None
     place = store.locate(os.environ, choice.site.paths.root)
     modes.make_root(place.root, choice.site.paths.readable_by)
     with console.step(f"look at the nodes of {choice.site.name}/{choice.partition}") as tick:
