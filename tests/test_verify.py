@@ -232,7 +232,10 @@ def test_a_system_s_own_mpi(tmp_path: Path, test_home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fixture", ["mpi4py_env", "tensorflow_env", "tensorflow_2_13_env", "torch_env"])
+@pytest.mark.parametrize(
+    "fixture",
+    ["mpi4py_env", "tensorflow_env", "tensorflow_2_13_env", "torch_env", "horovod_env", "torch_horovod_env"],
+)
 def test_twenty_verifies_of_a_good_environment_raise_no_false_alarm(
     fixture: str, request: pytest.FixtureRequest, test_home: Path
 ) -> None:
