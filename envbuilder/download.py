@@ -1,6 +1,8 @@
 """Fetch one file with the network settings of a build: pip's certificates, proxy, credentials, time-out and retries.
 
 pip itself would do, but for sources it runs their code to learn their metadata; uv keeps wheels unpacked only.
+
+The standard library's HTTP client is imported where something is fetched: most builds fetch nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +14,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
-from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from envbuilder import reachable
 from envbuilder.errors import HostError, InputError
 from envbuilder.pip_config import PipConfig, local_path, redact
 
@@ -66,6 +65,8 @@ def fetch(url: str, sink: BinaryIO, network: Network, tick: Callable[[int, int],
         )
     if network.env.get("UV_OFFLINE", "").lower() in ("1", "true", "t", "yes", "y", "on"):
         raise HostError(f"{redact(url)} is not here, and UV_OFFLINE forbids to fetch it", hint="unset UV_OFFLINE")
+    from http.client import HTTPException
+
     for again in range(network.retries, -1, -1):
         sink.seek(0)
         sink.truncate()
@@ -111,6 +112,8 @@ def _netrc(host: str, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _receive(url: str, sink: BinaryIO, network: Network, tick: Callable[[int, int], None]) -> None:
+    from envbuilder import reachable
+
     with reachable.get(url, network.pip, network.env, timeout=network.timeout) as answer:
         total = int(answer.headers.get("Content-Length") or 0)
         done = 0
@@ -138,15 +141,20 @@ def _copy(path: Path, sink: BinaryIO) -> None:
 
 def _may_pass(error: Exception) -> bool:
     """Whether the next try may succeed; a page that is not there, or a certificate that is not trusted, stays so."""
+    import ssl
+    from urllib.error import HTTPError
+
     if isinstance(error, HTTPError):
         return error.code in _TRY_AGAIN
-    import ssl
-
     cause = getattr(error, "reason", error)
     return not isinstance(cause, ssl.SSLCertVerificationError) and not isinstance(error, ValueError)
 
 
 def _given_up(error: Exception, url: str, network: Network) -> HostError:
+    from urllib.error import HTTPError
+
+    from envbuilder import reachable
+
     shown = redact(url)
     if isinstance(error, HTTPError):
         hint = "is the index still there? the lock may have to be written anew"

@@ -160,7 +160,7 @@ def find_system_mpi(mpicc: str, env: Mapping[str, str] | None = None) -> Mpi | N
     version, mapped = _witness_mpi(path, env)
     from envbuilder import elf
 
-    for library in mapped:
+    for library in sorted(mapped, key=lambda one: "libmpi" not in one):  # those of another name only where none has it
         facts = elf.read(Path(library)) if os.path.isfile(library) else None
         # a library that only helps MPI, such as libmpi_gtl_hsa, may be mapped before it and is named like it
         if facts is not None and re.match(r"libmpi", facts.soname) and elf.defines(Path(library), "MPI_Init"):

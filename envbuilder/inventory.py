@@ -70,10 +70,14 @@ def mpi_library(prefix: Path, mpi: Mpi) -> dict[str, str]:
 
 def _paths(record: bytes, base: str) -> Iterator[str]:
     """The absolute paths in a RECORD. Normalising is dear, and only lines with `..` (scripts) need it."""
-    for row in csv.reader(record.decode().splitlines()):
-        if row:
-            path = f"{base}/{row[0]}"
-            yield os.path.normpath(path) if "/." in path or row[0].startswith("/") else path
+    lines = record.decode().splitlines()
+    names = (
+        (row[0] for row in csv.reader(lines) if row) if b'"' in record else (line.partition(",")[0] for line in lines)
+    )
+    for name in names:
+        if name:
+            path = f"{base}/{name}"
+            yield os.path.normpath(path) if "/." in path or name.startswith("/") else path
 
 
 def _distribution(record: Path) -> str:

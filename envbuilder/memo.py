@@ -20,11 +20,11 @@ from envbuilder.document import digest, load_json, to_json, write_atomically
 from envbuilder.errors import EnvbuilderError
 from envbuilder.places import Origin
 from envbuilder.store import Store
-from envbuilder.toolchain import TOOLS
+from envbuilder.target import BUILD_TOOLS
 from envbuilder.wish import Wish
 
 # The programs whose change could change the answer; the names that a site can give them are in its file, which is read.
-_PROGRAMS = ("cc", "c++", "mpicc", "mpicxx", *TOOLS)
+_PROGRAMS = ("cc", "c++", "mpicc", "mpicxx", *BUILD_TOOLS)
 
 
 def recall(store: Store, wish: Wish, env: Mapping[str, str]) -> str:

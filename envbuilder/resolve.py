@@ -21,7 +21,6 @@ from envbuilder.download import Network
 from envbuilder.errors import CommandFailed, EnvbuilderError
 from envbuilder.lock import Lock
 from envbuilder.process import Command
-from envbuilder.reachable import reachable
 from envbuilder.request import Request
 from envbuilder.store import Store
 from envbuilder.target import Python, Target
@@ -155,6 +154,8 @@ def _mpi_wheel(target: Target, packages: dict[str, str]) -> list[str]:
 
 def _network(request: Request, place: Workplace) -> tuple[dict[str, str | None], list[str]]:
     """The resolver's environment, and in words the recipe's indexes that do not answer from here."""
+    from envbuilder.reachable import reachable  # the network is needed where something is resolved, and slow to import
+
     reached: list[str] = []
     unreachable: list[str] = []
     for index in request.indexes:

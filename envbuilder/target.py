@@ -16,6 +16,9 @@ from envbuilder.effect import Effect, Loaded
 # Where a system has its programs.
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 
+# What a compilation takes from the machine unless its own requirements bring it, and what it makes depends on.
+BUILD_TOOLS = ("cmake", "ld", "make", "ninja")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Python:

@@ -13,10 +13,8 @@ from dataclasses import replace
 from envbuilder import process
 from envbuilder.partition import Partition
 from envbuilder.process import Command
-from envbuilder.target import Compiler, Mpi, Target
+from envbuilder.target import BUILD_TOOLS, Compiler, Mpi, Target
 
-# What a build takes from the machine unless its own requirements bring it, and what it makes depends on.
-TOOLS = ("cmake", "ld", "make", "ninja")
 _VERSION = re.compile(r"\d+\.\d+")
 _REMARK = re.compile(r"(remark|warning|note)\b", re.IGNORECASE)
 
@@ -46,7 +44,7 @@ def wrapping(mpi: Mpi | None, env: Mapping[str, str] | None) -> Mpi | None:
 def tools(target: Target) -> dict[str, str]:
     """What the build tools of the machine say they are, where a compilation for that target finds them."""
     env = target.effect.apply({"PATH": target.search_path, "LC_ALL": "C.UTF-8"})
-    found = {name: which(name, env) for name in TOOLS}
+    found = {name: which(name, env) for name in BUILD_TOOLS}
     return {name: said(path, env) for name, path in found.items() if path}
 
 

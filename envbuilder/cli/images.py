@@ -51,11 +51,11 @@ def with_artefacts(found: Prepared, locked: Lock, console: Console) -> Prepared:
 
 def exported(environment: Environment, file: str) -> str:
     """The path of the environment's image, which is put where the user wants it; nothing for a tree."""
-    from envbuilder import prepare_image
-
     if environment.image is None:
         return ""
     if file:
+        from envbuilder import prepare_image
+
         prepare_image.export(Path(environment.image["file"]), Path(file))
     return file or str(environment.image["file"])
 
