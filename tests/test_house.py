@@ -152,6 +152,30 @@ def test_help_imports_nothing_heavy() -> None:
     assert not loaded & {"yaml", "jinja2", "packaging", "rich", "uv", "filelock", "elftools", "tomllib", "dataclasses"}
 
 
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        # a build of what is built already
+        (
+            ("cli.making", "memo"),
+            {"http.client", "yaml", "jinja2", "packaging", "elftools", "envbuilder.build", "envbuilder.prepare"},
+        ),
+        # one that has all that it takes
+        (("cli.making", "memo", "prepare", "build", "offline"), {"http.client", "ssl", "urllib.request", "rich"}),
+    ],
+)
+def test_builds_import_nothing_that_they_do_not_need(modules: tuple[str, ...], heavy: set[str]) -> None:
+    imports = "; ".join(f"import envbuilder.{name}" for name in modules)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {imports}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert not set(done.stdout.split()) & heavy
+
+
 def test_exit_codes_are_distinct_and_told_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     told = capsys.readouterr().out
