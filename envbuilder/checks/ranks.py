@@ -31,6 +31,9 @@ _LOST = re.compile(
     r"connection (?:closed|reset|refused|aborted|timed out)|broken pipe|\bpeers?\b|HorovodInternalError|socket closed|gloo",
     re.IGNORECASE,
 )
+_AT_START = (
+    "start Python alone in the environment: something runs at its start-up, such as sitecustomize or a .pth file"
+)
 _DEAD_RANK = re.compile(r"(?:process rank|error: [^:\n]+: task) (\d+)")
 _DEAD_PID = re.compile(r"\bPID (\d+) (?:RUNNING AT|on node)")
 
@@ -60,6 +63,13 @@ def _process(rank: RankEvidence) -> Mapping[str, Any]:
 def _none(_: Expectation, run: ProbeRun) -> Failed | None:
     if run.ranks:
         return None
+    signal = signal_number(run)
+    if signal and run.code >= 0:  # it is a rank that the launcher says this of
+        return Failed(
+            f"no rank left evidence: one was killed by {signal_name(signal)} before its probe began",
+            _AT_START,
+            tail(run),
+        )
     return Failed(
         f"no rank left evidence: the launcher ({run.launcher}) {ending(run)}",
         "run the launcher by hand with a trivial program; its last lines are below",
@@ -112,7 +122,7 @@ def _absent(_: Expectation, run: ProbeRun) -> Failed | None:
     others = f"; the launcher ended the others: {_named(list(run.ranks))}" if run.ranks else ""
     return Failed(
         f"{who} {how} before its probe began{others}",
-        "start Python alone in the environment: something runs at its start-up, such as sitecustomize or a .pth file",
+        _AT_START,
         tail(run),
     )
 

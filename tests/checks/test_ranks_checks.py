@@ -57,6 +57,16 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("launcher", list(DEATHS))
+def test_a_rank_that_died_before_any_left_evidence(launcher: str) -> None:
+    code, output = DEATHS[launcher]
+
+    said = judged(run("ranks", asked=2, code=code, output=output, launcher=launcher))["ranks-started"]
+
+    assert "no rank left evidence: one was killed by SIGKILL" in said.cause
+    assert "sitecustomize" in said.remedy
+
+
+@pytest.mark.parametrize("launcher", list(DEATHS))
 def test_a_rank_that_died(launcher: str) -> None:
     code, output = DEATHS[launcher]
     dead = [process("ranks", n, rank(n), phase="torch step 3: backward", finished=False) for n in (0, 1)]

@@ -295,7 +295,9 @@ STARTS: tuple[Fault, ...] = (
         broken="One rank is killed while its interpreter starts, by a limit of memory for example.",
         start="mpi4py_env",
         make=_at_start(
-            f"{ON_RANK_1}    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start(); time.sleep(1)\n"
+            f"{ON_RANK_1}    import sys\n    other = os.path.join(sys.orig_argv[-1], 'ranks.0.phase.json')\n"
+            "    while not (os.path.exists(other) and os.path.getsize(other)):\n        time.sleep(0.01)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
         ),
         names=(Names(check="ranks-started", cause=("rank 1 was killed by SIGKILL",), remedy=("sitecustomize",)),),
         alone=True,
