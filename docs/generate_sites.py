@@ -123,6 +123,7 @@ def _machine(site: Site) -> Iterator[str]:
             "; ".join(f"`{one.library}`: {words.prose(one.why, site)}" for one in site.allowed_preloads),
             tuple(dict.fromkeys(key for one in site.allowed_preloads for key in one.source)),
         ),
+        ("images", words.container(site), site.container.source),
         ("mirrors", "; ".join(f"`{old}` is `{new}`" for old, new in site.mirrors.items()), ()),
         ("a proof holds", words.proof(site), ()),
     ]

@@ -120,7 +120,22 @@ def proof(site: Site) -> str:
     """What the gate asks of a proof."""
     rules = site.proof
     signed = "; it must be signed" if rules.signed else ""
-    return f"{rules.max_age_hours} hours{signed}{f', by one of `{rules.allowed_signers}`' if rules.allowed_signers else ''}"
+    by = f", by one of `{rules.allowed_signers}`" if rules.allowed_signers else ""
+    image = f"; images must be signed with `{rules.image_key}`" if rules.image_key else ""
+    return f"{rules.max_age_hours} hours{signed}{by}{image}"
+
+
+def container(site: Site) -> str:
+    """How images are run, and what they get of the host."""
+    one = site.container
+    parts = [f"run by {one.runtime}"] if one.runtime else []
+    binds = codes((*one.binds, *one.optional_binds))
+    parts += [f"each gets {binds}"] if binds else []
+    for key, side in one.mpi.items():
+        more = f", where they are there {codes(side.optional_binds)}" if side.optional_binds else ""
+        folders = f"; libraries from {codes(side.library_path)}" if side.library_path else ""
+        parts.append(f"with the host's `{key}` {codes(side.binds)}{more}{folders} {cited(side.source)}".strip())
+    return "; ".join(parts)
 
 
 def prose(text: str, site: Site) -> str:

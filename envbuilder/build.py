@@ -114,7 +114,12 @@ def _make(product: Product, means: _Means, console: Console, position: tuple[int
     if product.path.exists():
         return
     with console.step(product.title, number=position[0], of=position[1], log=means.log) as tick:
-        _all(product.actions, means, tick)
+        try:
+            _all(product.actions, means, tick)
+        except BaseException:  # a half-built image is large, and may be what fills the disk
+            if product.scratch is not None:
+                shutil.rmtree(product.scratch, ignore_errors=True)
+            raise
 
 
 def _all(actions: Iterable[Step], means: _Means, tick: Tick) -> None:
@@ -345,7 +350,9 @@ def _gpus(site: Site) -> dict[str, str]:
 def _signers(site: Site) -> dict[str, str]:
     rules = site.proof
     file = places.expanded(str(rules.allowed_signers), os.environ)
-    return {"required": "yes" if rules.signed else "no", "file": file} if rules.signed or file else {}
+    image_key = places.expanded(str(rules.image_key), os.environ)
+    said = {"required": "yes" if rules.signed else "no", "file": file} if rules.signed or file else {}
+    return {**said, **({"image_key": image_key} if image_key else {})}
 
 
 def _preloads(site: Site) -> tuple[dict[str, str], ...]:

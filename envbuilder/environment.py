@@ -15,7 +15,7 @@ SCHEMA = 1
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("features", "imports", "settings", "preloads", "data"), (list, tuple)),
     **dict.fromkeys(("python", "packages", "records", "written", "gpu", "gpus", "scheduler", "signers"), (dict,)),
-    **dict.fromkeys(("mpi", "modules", "base", "image"), (dict, type(None))),
+    **dict.fromkeys(("mpi", "modules", "base", "image", "pack"), (dict, type(None))),
     "max_proof_age_hours": (int,),
     "seconds": (int, float),
 }
@@ -35,11 +35,15 @@ class Environment:
     module that a layer stands on, with its packages and paths; `site_file` the file that the facts of the site came from.
     `scheduler` maps each partition of the site to the batch system's own, where there is a batch system, `gpus` each of them
     to the vendor of the GPUs that its nodes have (`none` without). `signers` says
-    what the site asks of a proof's signature: `required` (yes or no) and `file`, that of the allowed signers.
+    what the site asks of a proof's signature: `required` (yes or no) and `file`, that of the allowed signers; and of an
+    image's: `image_key`, the public key.
 
     `image` is there when the tree is inside an image: its `file` and `sha256`, the `base`, the `runtime` it was built with,
     where the tree is in it (`prefix`) and its interpreter (`python`), whether `mpi` is the `image`'s or the `host`'s, and then
     what is bound (`binds`, `library_path`); `mpiexec` starts the ranks, in the image if `mpiexec_inside`.
+
+    `pack` is there when the tree is packed: its `file` and `sha256`, the `prefix` at which its processes see it, and the
+    environment that it is `of`.
 
     `preloads` are the libraries that the site lets LD_PRELOAD name: `library` (see `envbuilder.preload`) and `why`. `data` are
     what its programs read: the `variable` that leads there, and `why`.
@@ -77,6 +81,7 @@ class Environment:
     signers: Mapping[str, str] = field(default_factory=dict)
     site_file: str = ""
     image: Mapping[str, Any] | None = None
+    pack: Mapping[str, Any] | None = None
     preloads: tuple[Mapping[str, str], ...] = ()
     data: tuple[Mapping[str, str], ...] = ()
 
@@ -109,6 +114,12 @@ class Environment:
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{file}: the manifest is damaged: modules", hint="build it anew") from error
         return environment
+
+    @property
+    def tree(self) -> str:
+        """Where its processes see the tree: its prefix, unless it is in an image or packed."""
+        inside = self.image or self.pack
+        return str(inside["prefix"]) if inside else self.prefix
 
     def effect(self) -> Effect:
         """What the site's modules did when it was built."""

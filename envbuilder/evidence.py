@@ -48,7 +48,8 @@ class Expectation:
     says none). `module_folders` are those that the site's modules put into LD_LIBRARY_PATH, `preloads` the libraries that
     LD_PRELOAD may name (`library`, `why`), `data` the variables that lead to what programs read (`variable`, `why`).
     `gpu_vendor` is whose GPUs the nodes have (`none`, `amd`, ...), whatever the recipe computes on; "" where that is not
-    known. `image` is that of `environment.Environment`; then `prefix` is a place inside it.
+    known. `image` (or `pack`) is that of `environment.Environment`; then `prefix` is a place inside it. `image_key` is the
+    public key that it must be signed with, "" where nobody names one.
     """
 
     environment: str
@@ -71,6 +72,8 @@ class Expectation:
     data: tuple[Mapping[str, str], ...] = ()
     gpu_vendor: str = ""
     image: Mapping[str, Any] | None = None
+    image_key: str = ""
+    pack: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

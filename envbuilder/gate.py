@@ -9,12 +9,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from envbuilder import gate_memo, host, proof, scheduler, signature
+from envbuilder import gate_memo, host, image_signature, packed, proof, run_memo, scheduler, signature
 from envbuilder.builders import BUILDERS, apptainer
 from envbuilder.environment import Environment
 from envbuilder.errors import GateError, StoreError
 from envbuilder.process import EnvPatch, patched
 from envbuilder.proof import Circumstances, Proof
+from envbuilder.runtime import Entering
 from envbuilder.store import Store
 
 _CLOCK_SKEW = timedelta(minutes=5)
@@ -32,10 +33,19 @@ def words(
 
     Raises `HostError` where something that is bound into it is gone.
     """
+    if environment.pack is not None:
+        return packed.words(environment.pack, os.environ, together=together)
     if environment.image is None:
         return ()
     Path(environment.caches, environment.identifier).mkdir(parents=True, exist_ok=True)
-    return apptainer.inside(environment, binds=binds or {}, cwd=cwd, together=together)
+    gpu = gpus_here(environment, os.environ)
+    return apptainer.inside(environment, Entering(binds=binds or {}, cwd=cwd, together=together, gpu=gpu))
+
+
+def gpus_here(environment: Environment, base: Mapping[str, str]) -> str:
+    """The vendor of the GPUs of the partition that we are on; of an environment that does not say, that of its own."""
+    here = partition(environment, base) or environment.partition
+    return environment.gpus.get(here, environment.gpu.get("vendor", ""))
 
 
 def circumstances(environment: Environment, base: Mapping[str, str], libraries: Iterable[str] = ()) -> Circumstances:
@@ -76,6 +86,8 @@ def reasons(found: Proof, environment: Environment, today: Circumstances, now: d
     said: list[str] = []
     if (found.environment, found.digest) != (environment.identifier, environment.digest):
         said.append("it is the proof of another environment")
+    elif environment.image and found.image != environment.image["sha256"]:
+        said.append("it is the proof of another file of the image: it was signed or replaced since")
     if (found.site, found.partition) != (environment.site, today.partition):
         said.append(f"it was made on {found.site}/{found.partition}, this is {environment.site}/{today.partition}")
     said += [f"it was made on another host: {difference}" for difference in proof.same_host(then.host, today.host)]
@@ -120,7 +132,7 @@ def check(place: Store, environment: Environment, base: Mapping[str, str] | None
     except StoreError as error:
         raise GateError(error.message, hint=f"run {mend}") from error
     today = circumstances(environment, env, found.circumstances.libraries)
-    said = reasons(found, environment, today, datetime.now(timezone.utc))
+    said = (*reasons(found, environment, today, datetime.now(timezone.utc)), *_key_reasons(found, environment, env))
     try:
         signed_by = signature.signer(path, _signers(environment, env))
     except GateError as error:
@@ -140,21 +152,51 @@ def check(place: Store, environment: Environment, base: Mapping[str, str] | None
 
 def remember(place: Store, environment: Environment, found: Proof, line: str) -> None:
     """Note on what the gate has just opened, with the words it said, for the next time."""
-    if environment.signers.get("required") == "yes":
+    if environment.signers.get("required") == "yes" or image_key(environment, os.environ):
         return  # whose signature counts is looked up each time
     path = proof.path_of(place, environment, partition(environment, os.environ))
     beside = signature.path_of(path)
     told = found.circumstances
-    files = (place.manifest(environment.identifier), path, *((beside,) if beside.is_file() else ()))
+    whole = environment.image or environment.pack
+    files = (
+        place.manifest(environment.identifier),
+        path,
+        *((beside,) if beside.is_file() else ()),
+        *((Path(whole["file"]),) if whole else ()),
+    )
     start = found.made.timestamp()
     gate_memo.remember(
         str(place.root),
         environment.identifier,
         environment.prefix,
         files=(*map(str, files), *told.libraries, *told.modulefiles),
-        decisive=proof.DECISIVE,
+        decisive=(
+            (*proof.DECISIVE[0], image_signature.KEY_VARIABLE),
+            proof.DECISIVE[1],
+        ),
         span=(start - _CLOCK_SKEW.total_seconds(), start + environment.max_proof_age_hours * 3600),
         line=line,
+        env=os.environ,
+    )
+
+
+def remember_start(
+    place: Store, environment: Environment, found: Proof, start: tuple[str, ...], environs: EnvPatch
+) -> None:
+    """Note on how a command was started in an image or a packed tree; one in a tree is checked whole each time."""
+    if environment.image is None and environment.pack is None:
+        return
+    remember(place, environment, found, environment.identifier)
+    # programs, files, and what is bound, which is written as SOURCE:TARGET
+    needed = [word.split(":")[0] for word in start if word.startswith("/")]
+    if environment.image is not None:
+        needed.append(str(Path(environment.caches, environment.identifier)))
+    run_memo.remember(
+        str(place.root),
+        environment.identifier,
+        words=start,
+        patch=environs,
+        needed=tuple(needed),
         env=os.environ,
     )
 
@@ -163,6 +205,21 @@ def _signers(environment: Environment, env: Mapping[str, str]) -> Path | None:
     """The file of allowed signers: the site's, else the user's own."""
     named = environment.signers.get("file") or env.get(signature.SIGNERS_VARIABLE, "")
     return Path(named).expanduser() if named else None
+
+
+def image_key(environment: Environment, env: Mapping[str, str]) -> Path | None:
+    """The public key that the environment's image must be signed with, if it is in one and somebody names a key."""
+    return image_signature.key(environment.signers.get("image_key", ""), env) if environment.image else None
+
+
+def _key_reasons(found: Proof, environment: Environment, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the signature of the image, as it was proven, is not the one that is wanted now."""
+    public = image_key(environment, env)
+    wanted = image_signature.mark(public)
+    if wanted in ("", found.image_key):
+        return ()
+    then = "under another key" if found.image_key else "without looking at the image's signature"
+    return (f"it was made {then}, and the image must be signed with {public}",)
 
 
 def _proven_elsewhere(place: Store, environment: Environment) -> str:

@@ -27,9 +27,7 @@ _PASSED_OVER = frozenset({"__pycache__", "include", "share"})
 def recall(root: str, name: str, env: dict[str, str] | os._Environ[str]) -> str:
     """The line with which the gate opened for an environment (or recipe) in the store at `root`; "" to look anew."""
     try:
-        pointer = os.path.join(root, "current", name)
-        identifier = os.path.basename(os.readlink(pointer)).removesuffix(".json") if os.path.islink(pointer) else name
-        with open(_path(root, identifier), encoding="utf-8") as source:
+        with open(_path(root, meant(root, name)), encoding="utf-8") as source:
             memo = json.load(source)
         fresh = (
             memo["schema"] == SCHEMA
@@ -42,6 +40,12 @@ def recall(root: str, name: str, env: dict[str, str] | os._Environ[str]) -> str:
         return str(memo["line"]) if fresh else ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
+
+
+def meant(root: str, name: str) -> str:
+    """The identifier of the environment that a name in the store at `root` means."""
+    pointer = os.path.join(root, "current", name)
+    return os.path.basename(os.readlink(pointer)).removesuffix(".json") if os.path.islink(pointer) else name
 
 
 def remember(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from envbuilder.target import Mpi, Target
 FOLDER = "/opt/envbuilder/host"
 # Implementations with MPICH's ABI (mpich.org/abi); the names are those of `envbuilder.host`.
 _MPICH_ABI = ("mpich", "cray-mpich", "intel-mpi")
+# What libraries of an architecture say in their ELF header.
+MACHINES = {"x86_64": ("EM_X86_64", 64), "aarch64": ("EM_AARCH64", 64)}
 # The C library is one with its loader, and the C++ library serves what is in the image, too: both stay the image's.
-_STAY = re.compile(r"(ld-linux.*|lib(c|m|pthread|dl|rt|resolv|util|nsl|anl|mvec|stdc\+\+|gcc_s|thread_db))\.so.*")
+STAY = re.compile(r"(ld-linux.*|lib(c|m|pthread|dl|rt|resolv|util|nsl|anl|mvec|stdc\+\+|gcc_s|thread_db))\.so.*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,13 +85,26 @@ def found(mpi: Mpi | None, image: Target, env: Mapping[str, str]) -> HostMpi:
     binds = {mpi.library: target}
     for path, told in needed.items():
         soname = told["soname"] or os.path.basename(path)
-        if not _STAY.fullmatch(soname):
+        if not STAY.fullmatch(soname):
             binds.setdefault(path, f"{FOLDER}/{soname}")
-    for path in binds:
+    refuse_misfits(binds, image)
+    return HostMpi(library=target, binds=binds, mpi=mpi)
+
+
+def refuse_misfits(files: Iterable[str], image: Target) -> None:
+    """Raise `HostError` for a library among files of the host that an image cannot load: a newer C library, another CPU."""
+    for path in files:
+        facts = elf.read(Path(path)) if os.path.isfile(path) else None
+        if facts is None:
+            continue
+        if (facts.machine, facts.bits) != MACHINES.get(image.arch, (facts.machine, facts.bits)):
+            raise HostError(
+                f"{path} of the host cannot be bound: it is for {facts.machine}, {facts.bits} bits, the image for {image.arch}",
+                hint="take the library that the site has for this architecture",
+            )
         why = too_new(path, elf.versions_needed(Path(path)), image.libc)
         if why:
             raise HostError(f"the host's MPI cannot be bound: {why}", hint="take a newer base: --base NAME")
-    return HostMpi(library=target, binds=binds, mpi=mpi)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -77,7 +78,9 @@ def look(whom: Asked, *, with_mpi: bool, mpi_wheel: str, mark: str) -> Target:
 
 def whom(about: Mapping[str, Any]) -> Asked:
     """The image that an environment is in, to be asked."""
-    return Asked(program=Runtime(**about["runtime"]), image=Path(about["file"]), python=about["python"])
+    return Asked(
+        program=runtime.find_again(about["runtime"], os.environ), image=Path(about["file"]), python=about["python"]
+    )
 
 
 def finished(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def stock(about: Mapping[str, Any], mpi: Mpi | None) -> tuple[Inventory, dict[st
 
 def _why(image: Path, python: str, output: str) -> tuple[str]:
     last = "\n".join(f"    {line}" for line in output.strip().splitlines()[-8:])
-    if re.search(r"executable file not found|No such file or directory", output):
+    if "Traceback" not in output and re.search(r"executable file not found|No such file or directory", output):
         return (f"{image.name} has no {python}, which every image needs\n{last}",)
     if "SyntaxError" in output or re.search(r"cannot import name|slots|has no attribute", output):
         return (f"the {python} of {image.name} is older than 3.10, which looking into an image needs\n{last}",)

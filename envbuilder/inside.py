@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from envbuilder import host, inventory
+from envbuilder import dpkg, host, inventory, mounts
 from envbuilder.document import load_json, to_json, write_atomically
 from envbuilder.errors import EnvbuilderError
 from envbuilder.evidence import Expectation, MpiExpectation
@@ -52,10 +52,32 @@ def look_at_files(asked: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(asked["expectation"])
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     mpi = values["mpi"]
-    return witness(Expectation(**{**values, "mpi": MpiExpectation(**mpi) if mpi else None}), os.environ)
+    found = witness(Expectation(**{**values, "mpi": MpiExpectation(**mpi) if mpi else None}), os.environ)
+    if not values["image"]:
+        return found
+    return {**found, "mounts": mounts.over(Path("/proc/self/mountinfo").read_text("utf-8"), values["prefix"])}
+
+
+def read_contents(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What an image says of itself, its lock, its distribution's packages (None where dpkg is not what it has), its Python."""
+    about = Path(asked["about"])
+    folder, status, release = about / "lock", Path(asked["status"]), Path(asked["release"])
+    envelope = folder / "lock.json"
+    python = host.own_python()
+    told = about / "about.json"
+    return {
+        "about": load_json(told, "image's own description") if told.is_file() else {},
+        "libc": host.identity()["libc"],
+        "envelope": load_json(envelope, "lock") if envelope.is_file() else None,
+        "bodies": {path.name: path.read_text("utf-8") for path in sorted(folder.glob("pylock*.toml"))},
+        "packages": list(dpkg.packages(status.read_text("utf-8", "replace"))) if status.is_file() else None,
+        "release": dpkg.release(release.read_text("utf-8", "replace") if release.is_file() else ""),
+        "python": {"path": python.path, "version": python.version, "soabi": python.soabi},
+    }
 
 
 QUESTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "contents": read_contents,
     "look": look,
     "stock": take_stock,
     "static": look_at_files,

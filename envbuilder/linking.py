@@ -57,9 +57,9 @@ class Linker:
             path = os.path.join(folder, library)
             if self._there(path):
                 return path
-        return self.cache.get(library) or next(
-            (path for folder in _DEFAULT_FOLDERS if self._there(path := f"{folder}/{library}")), ""
-        )
+        # a cache that nobody has made anew names what is gone, too
+        known = (self.cache.get(library, ""), *(f"{folder}/{library}" for folder in _DEFAULT_FOLDERS))
+        return next((path for path in known if path and self._there(path)), "")
 
     def _folders(self, origin: str, facts: ElfFacts, *, with_variable: bool) -> Iterator[str]:
         if not facts.runpath:

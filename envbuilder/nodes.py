@@ -16,7 +16,7 @@ from shlex import join, quote
 from typing import Any
 
 import envbuilder
-from envbuilder import job, scheduler
+from envbuilder import image_signature, job, scheduler
 from envbuilder.document import write_atomically
 from envbuilder.errors import InputError, VerifyError
 from envbuilder.job import Billing, Shape
@@ -112,9 +112,10 @@ def _script(place: Store, nodes: Nodes, words: tuple[str, ...], name: str, answe
         name=f"envbuilder-{name}",
         output=str(answer.parent / "job.out"),
     )
-    written = quote(str(answer))
+    written, key = quote(str(answer)), image_signature.key("", os.environ)
     body = (
         f"export ENVBUILDER_HOME={quote(str(place.root))}",
+        *((f"export {image_signature.KEY_VARIABLE}={quote(str(key))}",) if key else ()),
         "code=0",
         f"{join((*this_envbuilder(), *words))} >{written}.part || code=$?",
         f"mv {written}.part {written}",

@@ -99,13 +99,14 @@ Action = Run | Write | Remove | Move | Seal | Fetch | Forget
 class Product:
     """Steps whose result is kept: they are skipped when `path` exists. A product may be made on the way to another.
 
-    `makes` is the distribution of which it is a wheel.
+    `makes` is the distribution of which it is a wheel, `scratch` a folder that is removed when it cannot be made.
     """
 
     title: str
     path: Path
     actions: tuple[Step, ...]
     makes: str = ""
+    scratch: Path | None = None
 
     def every(self) -> Iterator[Action]:
         """Every action in order."""

@@ -5,17 +5,36 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from envbuilder import base_image, host, host_mpi, image, layers, modules, offline, prepare, runtime, store
+from envbuilder import (
+    base_image,
+    container,
+    elf,
+    host,
+    host_mpi,
+    image,
+    layers,
+    modules,
+    offline,
+    places,
+    prepare,
+    runtime,
+    sif_header,
+    store,
+)
+from envbuilder.base_image import BaseImage
 from envbuilder.builders.base import Layers
 from envbuilder.console import Console
 from envbuilder.document import read_text
 from envbuilder.errors import HostError, InputError
+from envbuilder.host_mpi import HostMpi
 from envbuilder.lock import Lock
 from envbuilder.partition import Partition
 from envbuilder.prepare import Choice, Prepared
+from envbuilder.site import Site
 from envbuilder.target import Mpi, Target
 
 DEFAULT_BASE = "debian-12"
@@ -33,7 +52,9 @@ def prepared(choice: Choice, env: Mapping[str, str], console: Console, verb: str
             f"{recipe.name} stands on a module of the site, which no image has", hint="leave --builder out"
         )
     base = base_image.find(wish.base or DEFAULT_BASE, env)
-    program = runtime.find(env)
+    refuse_foreign(base, os.uname().machine)
+    program = runtime.find(env, str(site.container.runtime))
+    runtime.refuse_compression(program, wish.compression or DEFAULT_COMPRESSION)
     place = store.locate(env, site.paths.root)
     log = place.new_log(verb, f"{recipe.name}-image")
     kept = layers.have(base, layers.Means(program=program, place=place, console=console, log=log, env=env))
@@ -50,10 +71,7 @@ def prepared(choice: Choice, env: Mapping[str, str], console: Console, verb: str
     target = replace(
         seen, site=site.name, partition=choice.partition, gpu=gpu.vendor, gpu_arch=gpu.arch, toolkit=gpu.toolkit
     )
-    loaded = modules.load(site, partition)
-    there = loaded.effect.apply(env) if loaded else env
-    own = _host_mpi(partition, there) if target.mpi else None
-    swapped = host_mpi.found(own, target, there) if wish.mpi == "host" else None
+    around = surroundings(site, target, wish.mpi, env, console)
     made = Layers(
         name=base.name,
         digest=kept.digest,
@@ -63,11 +81,38 @@ def prepared(choice: Choice, env: Mapping[str, str], console: Console, verb: str
         compression=wish.compression or DEFAULT_COMPRESSION,
         recipe=read_text(choice.found.origins[0].path, "recipe"),
         path=env.get("PATH", ""),
-        host_mpi=swapped,
-        mpiexec=own.mpiexec if own and not host_mpi.compatible(own, target.mpi) else "",
+        host_mpi=around.host_mpi,
+        mpiexec=around.mpiexec,
+        container=around.container,
     )
     found = prepare.prepared_for(choice, target, env, verb)
     return replace(found, place=replace(found.place, layers=made))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What an image meets on a partition: see `Layers`."""
+
+    host_mpi: HostMpi | None
+    mpiexec: str
+    container: Mapping[str, Any]
+
+
+def surroundings(site: Site, image_target: Target, mpi: str, env: Mapping[str, str], console: Console) -> Surroundings:
+    """What the target's partition has for an image, whose ranks use the MPI of the `host` or the `image`.
+
+    Raises `HostError` for what does not fit.
+    """
+    partition = site.partition(image_target.partition)
+    loaded = modules.load(site, partition)
+    there = loaded.effect.apply(env) if loaded else env
+    own = _host_mpi(partition, there) if image_target.mpi else None
+    swapped = host_mpi.found(own, image_target, there) if mpi == "host" else None
+    return Surroundings(
+        host_mpi=swapped,
+        mpiexec=own.mpiexec if own and not host_mpi.compatible(own, image_target.mpi) else "",
+        container=_container(site, partition, swapped, image_target, console),
+    )
 
 
 def with_artefacts(found: Prepared, lock: Lock, console: Console, env: Mapping[str, str]) -> Prepared:
@@ -85,6 +130,44 @@ def _refuse_misfit(choice: Choice, target: Target, base: str) -> None:
         f"{choice.found.recipe.name} does not fit {base}, which has Python {target.python.version}: {wanted}",
         hint="choose another base (--base) or another version",
     )
+
+
+def refuse_foreign(base: BaseImage, here: str) -> None:
+    """Raise `HostError` for a local base, file or folder, that is for another CPU architecture than `here`."""
+    if base.kind != "local":
+        return
+    path = Path(base.start)
+    if path.is_file():
+        sif_header.refuse_foreign(path, here)
+        return
+    programs = (path / "usr/bin" / name for name in ("env", "dash", "bash", "busybox"))
+    facts = next((elf.read(one) for one in programs if one.is_file() and not one.is_symlink()), None)
+    machine = facts.machine if facts else ""
+    if facts and host_mpi.MACHINES.get(here, (machine, 0))[0] != machine:
+        raise HostError(
+            f"{path} is a root file system for {machine}, and this machine is {here}",
+            hint=f"build the image on a machine with that architecture, or take a base for {here}",
+        )
+
+
+def _container(
+    site: Site, partition: Partition, swapped: HostMpi | None, target: Target, console: Console
+) -> dict[str, Any]:
+    """What the site has the image get; says so where it names binds for other MPIs and none for this one."""
+    one, key = site.container, ""
+    if swapped is not None:
+        mpi = swapped.mpi
+        key = container.fitting(one, mpi.name, mpi.version, str(partition.fabric))
+        if one.mpi and not key:
+            console.note(
+                f"site {site.name} does not say what {mpi.name} {mpi.version} needs in an image beside the libraries that it "
+                "is linked with: `envbuilder sites trace-binds` finds out"
+            )
+    found = container.facts(one, key)
+    # what is not here may be on the nodes: whoever enters the image looks
+    binds = (places.expanded(bind, os.environ) for name in ("binds", "optional_binds") for bind in found.get(name, ()))
+    host_mpi.refuse_misfits((container.ends(bind)[0] for bind in binds), target)
+    return found
 
 
 def _host_mpi(partition: Partition, env: Mapping[str, str]) -> Mpi | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from envbuilder import signature
+from envbuilder.container import ends
 from envbuilder.document import load_json, to_json
 from envbuilder.environment import Environment
 from envbuilder.errors import StoreError
@@ -27,6 +28,8 @@ from envbuilder.store import Store
 SCHEMA = 1
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+# The second subject of the proof of an image: its file, signature and all, as it runs and as a registry names it.
+IMAGE = "image.sif"
 
 # Variables that choose libraries or kernels: a proof made under one value says nothing about another.
 _LOADED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME")
@@ -60,8 +63,8 @@ class Proof:
     """A proof as read from the store. `made` is the moment of the verify, with its time zone.
 
     `host_libraries` maps each library outside of the tree that it needs to its soname, GNU build-id and the links by which
-    it is found. `signed_by` is known
-    only once the gate has looked.
+    it is found. `image` is the sha256 of the file of the image, `image_key` that of the public key which its signature fits;
+    each is "" where there is none. `signed_by` is known only once the gate has looked.
     """
 
     environment: str
@@ -74,6 +77,8 @@ class Proof:
     ranks: int
     host_libraries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     signed_by: str = ""
+    image: str = ""
+    image_key: str = ""
 
 
 def decisive(env: Mapping[str, str]) -> dict[str, str]:
@@ -103,8 +108,14 @@ def host_files(environment: Environment) -> tuple[str, ...]:
     """
     mpi = environment.mpi
     if environment.image:
-        return tuple(environment.image["binds"])
+        return (*environment.image["binds"], *_site_libraries(environment.image.get("container") or {}))
     return (environment.python["path"], *((mpi["library"],) if mpi is not None and mpi["provider"] == "system" else ()))
+
+
+def _site_libraries(site: Mapping[str, Any]) -> tuple[str, ...]:
+    """The libraries that a site binds by name; folders change all the time."""
+    binds = (ends(bind)[0] for name in ("binds", "optional_binds") for bind in site.get(name, ()))
+    return tuple(source for source in binds if ".so" in os.path.basename(source))
 
 
 def ways(host_libraries: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
@@ -137,11 +148,15 @@ def statement(
     *,
     made: str,
     ranks: int,
+    image_key: str = "",
 ) -> dict[str, Any]:
-    """The in-toto statement of a verify whose outcomes all passed."""
+    """The in-toto statement of a verify whose outcomes all passed; `image_key` is the mark of the key that the image fits."""
+    subjects = [{"name": environment.identifier, "digest": {"sha256": environment.digest}}]
+    if environment.image:
+        subjects.append({"name": IMAGE, "digest": {"sha256": environment.image["sha256"]}})
     return {
         "_type": STATEMENT,
-        "subject": [{"name": environment.identifier, "digest": {"sha256": environment.digest}}],
+        "subject": subjects,
         "predicateType": PREDICATE,
         "predicate": {
             "result": "PASSED",
@@ -159,6 +174,7 @@ def statement(
                 "libraries": dict(circumstances.libraries),
                 "modulefiles": dict(circumstances.modulefiles),
                 "hostLibraries": {path: dict(facts) for path, facts in host_libraries.items()},
+                **({"imageKey": image_key} if image_key else {}),
                 "checks": [
                     {"check": outcome.check, "outcome": outcome.status, "witnessed": outcome.witnessed}
                     for outcome in outcomes
@@ -192,7 +208,7 @@ def load(path: Path) -> Proof:
             raise StoreError(f"{path}: not a proof of this version", hint="verify again")
         if predicate["result"] != "PASSED" or {check["outcome"] for check in ours["checks"]} != {"pass"}:
             raise StoreError(f"{path}: not the proof of a verify that passed", hint="verify again")
-        (subject,) = document["subject"]
+        subject, *files = document["subject"]
         return Proof(
             environment=subject["name"],
             digest=subject["digest"]["sha256"],
@@ -210,6 +226,8 @@ def load(path: Path) -> Proof:
             checks=tuple(ours["checks"]),
             ranks=int(ours["ranks"]),
             host_libraries={path: _texts(facts) for path, facts in ours.get("hostLibraries", {}).items()},
+            image=next((str(one["digest"]["sha256"]) for one in files if one["name"] == IMAGE), ""),
+            image_key=str(ours.get("imageKey", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: this proof is damaged: {error!r}", hint="verify again") from error

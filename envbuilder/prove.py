@@ -9,12 +9,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from envbuilder import gate, image, launcher, proof, store
+from envbuilder import gate, image, image_signature, launcher, packed, proof, store
 from envbuilder.builders import apptainer
 from envbuilder.effect import Around
 from envbuilder.environment import Environment
 from envbuilder.errors import VerifyError
 from envbuilder.evidence import Expectation, MpiExpectation, Verdict
+from envbuilder.runtime import Entering
 from envbuilder.store import Store
 from envbuilder.verify import Inside, Request, verify
 
@@ -45,7 +46,7 @@ def expect(
     return Expectation(
         environment=environment.identifier,
         digest=environment.digest,
-        prefix=environment.image["prefix"] if environment.image else environment.prefix,
+        prefix=environment.tree,
         python=environment.python["version"],
         features=environment.features,
         imports=environment.imports,
@@ -62,6 +63,8 @@ def expect(
         preloads=environment.preloads,
         data=environment.data,
         image=environment.image,
+        pack=environment.pack,
+        image_key=str(gate.image_key(environment, os.environ) or ""),
         gpu_vendor=environment.gpus.get(partition or environment.partition, ""),
     )
 
@@ -107,7 +110,15 @@ def prove(place: Store, environment: Environment, effort: Effort, progress: Call
         outside = {} if environment.image else verdict.evidence.static["libraries"]["outside"]
         preloaded = [one["path"] for one in verdict.evidence.static["libraries"].get("preloads", ()) if one["path"]]
         before = replace(before, libraries=proof.marks([*before.libraries, *proof.ways(outside), *preloaded]))
-        document = proof.statement(environment, before, verdict.outcomes, outside, made=store.now(), ranks=effort.ranks)
+        document = proof.statement(
+            environment,
+            before,
+            verdict.outcomes,
+            outside,
+            made=store.now(),
+            ranks=effort.ranks,
+            image_key=image_signature.mark(Path(expected.image_key) if expected.image_key else None),
+        )
         proof.save(place, environment, before.partition, document, effort.key)
     elif any(outcome.status == "fail" for outcome in verdict.outcomes):
         proof.withdraw(place, environment, before)
@@ -116,19 +127,39 @@ def prove(place: Store, environment: Environment, effort: Effort, progress: Call
 
 def _inside(environment: Environment, control: Path, expected: Expectation) -> Inside | None:
     """How the probes get into the environment's image, with the control directory."""
+    if environment.pack is not None:
+        return _inside_pack(environment, expected)
     about = environment.image
     if about is None:
         return None
     binds = {str(control): str(control)}
 
     def look() -> dict[str, Any]:
-        how = apptainer.entering(environment, binds=binds, cwd=str(control))
+        how = Entering(binds=binds, cwd=str(control), gpu=gate.gpus_here(environment, os.environ))
+        how = apptainer.entering(environment, how)
         return image.ask(image.whom(about), "static", {"expectation": asdict(expected)}, how)
 
     return Inside(
         words=gate.words(environment, binds=binds, cwd=str(control)),
         words_of_ranks=gate.words(environment, binds=binds, cwd=str(control), together=True),
         mpiexec_inside=bool(about["mpiexec_inside"]),
+        static=look,
+    )
+
+
+def _inside_pack(environment: Environment, expected: Expectation) -> Inside:
+    """How the probes see the packed tree; an mpiexec of its own can be started only where it is seen."""
+    own = str((environment.mpi or {}).get("mpiexec", "")).startswith(f"{environment.tree}/")
+    alone = gate.words(environment)
+
+    def look() -> dict[str, Any]:
+        asked = {"expectation": asdict(expected)}
+        return packed.ask(alone, "static", asked, gate.patch(environment, os.environ))
+
+    return Inside(
+        words=alone,
+        words_of_ranks=gate.words(environment, together=True),
+        mpiexec_inside=own,
         static=look,
     )
 

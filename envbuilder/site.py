@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date
 from typing import Any
 
+from envbuilder.container import CONTAINER, Container
 from envbuilder.document import Node, load_yaml, where
 from envbuilder.errors import InputError, UnknownName
 from envbuilder.partition import (
@@ -98,12 +99,13 @@ class Paths:
 class ProofRules:
     """What the gate asks of a proof at this site: its greatest age in hours, and whether it must be signed, and by whom.
 
-    `allowed_signers` is a file as ssh-keygen(1) describes it.
+    `allowed_signers` is a file as ssh-keygen(1) describes it, `image_key` the public key that images must be signed with.
     """
 
     max_age_hours: int = 168
     signed: bool = False
     allowed_signers: str = ""
+    image_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +128,7 @@ class Site:
     paths: Paths = field(default_factory=Paths)
     mirrors: Mapping[str, str] = field(default_factory=dict)
     proof: ProofRules = field(default_factory=ProofRules)
+    container: Container = field(default_factory=Container)
     allowed_preloads: tuple[Preload, ...] = ()
 
     def partition(self, name: str) -> Partition:
@@ -298,9 +301,17 @@ SITE = Table(
                     "allowed_signers": Field(
                         shape=Words(doc="The file that says whose signature counts.", pattern=PATH, example="/etc/ssh/signers")
                     ),
+                    "image_key": Field(
+                        shape=Words(
+                            doc="The public key (PEM) that images must be signed with.",
+                            pattern=PATH,
+                            example="/etc/ssl/images.pem",
+                        )
+                    ),
                 },
             )
         ),
+        "container": Field(shape=CONTAINER),
         "allowed_preloads": Field(
             shape=ListOf(of=PRELOAD, doc="Libraries that LD_PRELOAD may name here; any other fails a verify.")
         ),

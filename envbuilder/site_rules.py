@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from envbuilder import container
+from envbuilder.container import Container, HostSide
 from envbuilder.document import where
 from envbuilder.partition import Partition
 from envbuilder.site import Site
@@ -16,7 +18,7 @@ _TOOLKITS = {"amd": "rocm", "nvidia": "cuda", "intel": "oneapi"}
 
 def mistakes(site: Site) -> list[str]:
     """Every contradiction, as `file:line:column: key: what is wrong; what to write`."""
-    found = [*_about_paths(site)]
+    found = [*_about_paths(site), *_about_container(site)]
     for name, partition in site.partitions.items():
         found += [f"{place}partitions.{name}.{text}" for place, text in _about(site, partition)]
     return found
@@ -31,6 +33,46 @@ def _about_paths(site: Site) -> Iterator[str]:
         )
     if site.valid_from and site.valid_until and site.valid_from > site.valid_until:
         yield f"{where(site.valid_until)}valid_until: {site.valid_until} is before valid_from ({site.valid_from}); mend one"
+
+
+def _about_container(site: Site) -> Iterator[str]:
+    one = site.container
+    yield from _about_binds(one, "container")
+    for key, side in one.mpi.items():
+        path = f"container.mpi.{key}"
+        stated = [(two.mpi.name, two.mpi.version, two.fabric) for two in site.partitions.values() if two.mpi.name]
+        # a partition that does not state its version may have any
+        if not any(container.fits(key, name, version or container.parts(key)[1], net) for name, version, net in stated):
+            known = (
+                ", ".join(sorted({f"{n}@{v}/{net}".replace("@/", "/").rstrip("/") for n, v, net in stated})) or "none"
+            )
+            yield f"{_first(side)}{path}: no partition has this MPI on this network; they have {known}"
+        yield from _about_binds(side, path)
+        bound = [
+            container.ends(bind)[1] for bind in (*one.binds, *one.optional_binds, *side.binds, *side.optional_binds)
+        ]
+        for folder in side.library_path:
+            inside = f"{folder.rstrip('/')}/"
+            if not any(
+                f"{target.rstrip('/')}/".startswith(inside) or inside.startswith(f"{target.rstrip('/')}/")
+                for target in bound
+            ):
+                yield f"{where(folder)}{path}.library_path: nothing is bound to {folder}; bind it, or leave it out"
+
+
+def _about_binds(one: Container | HostSide, path: str) -> Iterator[str]:
+    for bind in (*one.binds, *one.optional_binds):
+        if container.hides(bind):
+            target = container.ends(bind)[1]
+            yield f"{where(bind)}{path}: {target} is what an image has of its own; bind the folders below it that are needed"
+    for name, value in one.env.items():
+        if name in ("LD_LIBRARY_PATH", "LD_PRELOAD"):
+            yield f"{where(value)}{path}.env: {name} is not set by hand; write folders of libraries under `library_path`"
+
+
+def _first(side: HostSide) -> str:
+    """The place of an entry: that of the first text in it."""
+    return next((where(text) for text in (*side.binds, *side.optional_binds, *side.library_path, *side.source)), "")
 
 
 def _about(site: Site, partition: Partition) -> Iterator[tuple[str, str]]:

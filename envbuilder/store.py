@@ -126,9 +126,11 @@ def publish(store: Store, environment: Environment, names: tuple[str, ...]) -> N
 def names(environment: Environment, *, asked_by_version: bool) -> tuple[str, ...]:
     """The names that a build gives an environment: `name@version`, and the bare name unless a version was asked for.
 
-    Those of an image end in `.sif`, or in `.host-mpi.sif` where it is run with the host's MPI.
+    Those of an image end in `.sif`, or in `.host-mpi.sif` where it is run with the host's MPI; those of a packed tree in
+    `.pack`.
     """
     kind = {"": "", "image": ".sif", "host": ".host-mpi.sif"}[environment.image["mpi"] if environment.image else ""]
+    kind = ".pack" if environment.pack else kind
     versioned, bare = f"{environment.recipe}@{environment.version}{kind}", f"{environment.recipe}{kind}"
     return (versioned,) if asked_by_version else (versioned, bare)
 
@@ -228,10 +230,15 @@ def collect(store: Store, *, dry_run: bool) -> tuple[Path, ...]:
             doomed.append(store.prefix(environment.identifier))
             if not dry_run:
                 withdraw(store, environment.identifier)
+    # where packed trees are mounted, in namespaces that cannot be seen from here
+    places = {Path(one.pack["prefix"]) for one in environments(store) if one.pack}
     doomed += [
         tree
         for tree in _children(store.path("envs"))
-        if not store.manifest(tree.name).is_file() and tree not in doomed and not _is_guarded(store, f"env-{tree.name}")
+        if not store.manifest(tree.name).is_file()
+        and tree not in doomed
+        and not (tree in places and not _children(tree))
+        and not _is_guarded(store, f"env-{tree.name}")
     ]
     doomed += [scratch for scratch in _children(store.path("work")) if not _is_guarded(store, f"wheel-{scratch.name}")]
     doomed += [image for image in _children(store.path("images")) if _is_left(store, image)]

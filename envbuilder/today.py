@@ -69,9 +69,11 @@ class Machine:
         """What differs for one environment, what the gate says of its proofs, and what could not be looked at."""
         proofs, unseen = self._proofs(environment)
         notes: list[str] = []
-        if environment.image:
+        if environment.image or environment.pack:
             seen_by = (
                 "it is an image: what is bound into it is looked at by the gate, and nothing else of the host by anyone"
+                if environment.image
+                else f"it is packed: ask for {environment.pack['of'] if environment.pack else ''}, of which it was made"
             )
             return Report(environment=environment, changes=(), standings=(), unseen=(*unseen, seen_by), notes=())
         capture = _Capture()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from envbuilder import host, launcher, process
+from envbuilder import host, image_signature, launcher, process, sif_header
 from envbuilder.activation import CACHES
 from envbuilder.checks import CHECKS, judge
 from envbuilder.document import to_json, write_atomically
@@ -78,7 +78,7 @@ def verify(request: Request, *, progress: Callable[[str], None]) -> Verdict:
     ladder = _Ladder(evidence=Evidence(static=static.quick))
     try:
         if "files" not in static.quick:
-            ladder.reasons |= dict.fromkeys(("static", "single", "ranks"), "the image is not the one that was built")
+            ladder.reasons |= dict.fromkeys(("static", "single", "ranks"), "the image is not the one that is wanted")
         _stop_if_failed(request, ladder, "static")
         _climb(request, ladder, "single", 1, progress)
         progress("reading files")
@@ -115,16 +115,20 @@ def _climb(request: Request, ladder: _Ladder, probe: str, ranks: int, progress: 
 
 
 class _FromInside:
-    """The static facts of an image: of its file, and only if it is the one that was built, of what is in it."""
+    """The static facts of an image or a packed tree: of its file, and of what is in it only if it is the one wanted."""
 
-    def __init__(self, expected: Mapping[str, Any], look: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, expected: Mapping[str, Any], key: str, look: Callable[[], dict[str, Any]]) -> None:
         seen: dict[str, Any] = {}
         try:
             path = Path(expected["file"])
             seen = {"sha256": host.sha256(path), "size": path.stat().st_size}
+            seen["lock"] = sif_header.labels(path).get("envbuilder.lock", "")
         except OSError as error:
             seen = {"error": str(error.strerror)}
         same = seen.get("sha256") == expected["sha256"]
+        if key and "error" not in seen:
+            seen["signature"] = image_signature.look(expected["runtime"], Path(expected["file"]), Path(key))
+            same = same and bool(seen["signature"].get("holds"))
         self.quick: dict[str, Any] = {"seconds": {}, **(look() if same else {}), "image": seen}
 
     def whole(self) -> dict[str, Any]:
@@ -136,9 +140,10 @@ class _FromInside:
 
 
 def _static(request: Request) -> Witness | _FromInside:
-    if request.image is None or request.expectation.image is None:
+    file = request.expectation.image or request.expectation.pack
+    if request.image is None or file is None:
         return Witness(request.expectation, patched(request.env))
-    return _FromInside(request.expectation.image, request.image.static)
+    return _FromInside(file, request.expectation.image_key, request.image.static)
 
 
 def _command(request: Request, kind: launcher.Family, ranks: int, argv: tuple[str, ...]) -> Command:

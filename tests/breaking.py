@@ -162,10 +162,10 @@ def uv(
     return done
 
 
-def built(recipe: str, home: Path, **variables: str) -> Path:
+def built(recipe: str, home: Path, *options: str, **variables: str) -> Path:
     """The tree of an environment: what `envbuilder build` prints. Two test processes at once are the product's business."""
     done = subprocess.run(
-        [sys.executable, "-m", "envbuilder", "build", recipe],
+        [sys.executable, "-m", "envbuilder", "build", recipe, *options],
         env={**os.environ, "ENVBUILDER_HOME": str(home), **variables},
         capture_output=True,
         text=True,

@@ -71,6 +71,12 @@ def mpi4py_env(test_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mpi4py_image(test_home: Path, apptainer_path: str) -> Path:
+    """The folder of an environment in an image, of the small one."""
+    return built("mpi4py", test_home, "--builder", "apptainer", "--compression", "lz4", PATH=apptainer_path).parent
+
+
+@pytest.fixture(scope="session")
 def torch_env(test_home: Path) -> Path:
     return built("pytorch-cpu", test_home)
 

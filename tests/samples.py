@@ -129,7 +129,28 @@ SITE: dict[str, Any] = {
         "source": ["M"],
     },
     "mirrors": {"https://example.org/simple": "file:///srv/mirror"},
-    "proof": {"max_age_hours": 24, "signed": True, "allowed_signers": "/etc/ssh/signers"},
+    "proof": {
+        "max_age_hours": 24,
+        "signed": True,
+        "allowed_signers": "/etc/ssh/signers",
+        "image_key": "/etc/ssl/images.pem",
+    },
+    "container": {
+        "runtime": "apptainer",
+        "binds": ["/scratch"],
+        "optional_binds": ["/opt/tools:/opt/host-tools"],
+        "env": {"A_VARIABLE": "a value"},
+        "mpi": {
+            "mpich@4.1/ofi": {
+                "binds": ["/opt/mpi"],
+                "optional_binds": ["/run/munge"],
+                "library_path": ["/opt/mpi/lib"],
+                "env": {"ANOTHER": "value"},
+                "source": ["M"],
+            }
+        },
+        "source": ["M"],
+    },
     "allowed_preloads": [{"library": "libxalt_init.so", "why": "a reason", "source": ["M"]}],
     "default_partition": "cpu",
     "partitions": {

@@ -72,7 +72,7 @@ def test_a_base_is_a_name_or_a_path(tmp_path: Path) -> None:
 
     assert base_image.find("debian-12", env).kind == "debootstrap"
     assert base_image.find(str(tmp_path / "rootfs"), env).kind == "local"
-    with pytest.raises(UnknownName, match="known are debian-12"):
+    with pytest.raises(UnknownName, match=r"known are .*debian-12"):
         base_image.find("debian-99", env)
     with pytest.raises(InputError, match="not a root file system"):
         base_image.find(str(tmp_path), env)

@@ -20,7 +20,8 @@ from testbed.machine import Testbed
 
 from envbuilder.host_mpi import FOLDER
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# Three of these are made for every change: small images with either MPI, and one with TensorFlow. The rest is slow.
+pytestmark = pytest.mark.real
 
 # lz4 packs in seconds what gzip packs in minutes; both are images
 LARGE = 20_000_000  # nothing that mpi4py takes is as large
@@ -136,6 +137,7 @@ def test_the_hosts_mpi_takes_the_place_of_the_images(user: User, tmp_path: Path)
     assert "/usr/lib/gone.so.1, which is bound into" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_image_that_was_tampered_with_is_not_run(user: User, tmp_path: Path) -> None:
     environment = user.build("mpi4py")
     other = changed(user, environment, tmp_path / "store")
@@ -153,6 +155,7 @@ def test_an_image_that_was_tampered_with_is_not_run(user: User, tmp_path: Path) 
     assert {one["status"] for name, one in outcomes.items() if name != "image-file"} == {"not-run"}
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_leaves_nothing_and_the_next_makes_the_same_bytes(user: User, elsewhere: User) -> None:
     first = user.build("mpi4py")
     killed = subprocess.Popen(
@@ -176,6 +179,27 @@ def test_a_build_that_is_killed_leaves_nothing_and_the_next_makes_the_same_bytes
     assert second["identifier"] == first["identifier"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a store a small disk")
+def test_a_full_disk_leaves_neither_a_part_of_an_image_nor_scratch(user: User, elsewhere: User, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    # the store is on a disk of its own, and what it has already is elsewhere: there is room for a part of the image
+    script = (
+        f"mount -t tmpfs -o size=150m tmpfs {small} && cp -r {elsewhere.home}/locks {small} && "
+        f"for name in bases wheels cache; do ln -s {elsewhere.home}/$name {small}/$name; done; "
+        f'"$@"; code=$?; find {small} -type f -size +1M; exit $code'
+    )
+    full = User(home=small, path=user.path, before=("unshare", "--mount", "sh", "-c", script, "sh"))
+
+    done = full.run("build", "mpi4py", *IMAGE)
+
+    assert done.returncode == 3, done.stderr
+    assert "image mpi4py-4.1" in done.stderr
+    assert "no space is left on the disk of the store" in done.stderr
+    assert done.stdout == ""
+
+
 def own_children(pid: int, sign: int) -> None:
     """Send a signal to a process that we started and to all that it started, the last first."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
@@ -185,6 +209,7 @@ def own_children(pid: int, sign: int) -> None:
         os.kill(pid, sign)
 
 
+@pytest.mark.slow
 def test_what_is_built_is_found_again_and_written_where_it_is_wanted(user: User, tmp_path: Path) -> None:
     environment = user.build("mpi4py")
     wanted = tmp_path / "mpi4py.sif"
@@ -251,7 +276,6 @@ def test_under_slurm_an_image_gets_the_sites_own_mpi(elsewhere: User, testbed: T
     assert "the host's on 4 ranks" in outcomes["image-mpi"]["witnessed"]
 
 
-@pytest.mark.slow
 def test_tensorflow_trains_in_an_image(user: User) -> None:
     user.build("tensorflow-onednn@2.21.0")
 

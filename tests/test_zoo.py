@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from zoo import catalogue, plugin, report, running
-from zoo.base import Case, Entry, Fault, Healthy, Names, Scene
+from zoo.base import REFUSAL, Case, Entry, Fault, Healthy, Names, Scene
 
 from envbuilder.checks import CHECKS
 from envbuilder.evidence import Outcome
@@ -38,7 +39,7 @@ def test_the_verdict_says_what_it_must(
 
 def test_entries_have_names_of_their_own_and_name_checks_that_exist() -> None:
     names = [entry.name for entry in catalogue.ENTRIES]
-    known = {check.name for check in CHECKS}
+    known = {check.name for check in CHECKS} | {REFUSAL}
 
     assert len(set(names)) == len(names)
     assert len(catalogue.FAULTS) >= 40
@@ -92,6 +93,15 @@ def test_a_fault_that_is_named_is_right() -> None:
 )
 def test_a_fault_that_is_not_named_is_wrong(seen: running.Seen, words: str) -> None:
     assert words in "\n".join(running.mistakes(FAULT, CASE, seen))
+
+
+def test_a_refusal_must_be_made_with_its_own_code() -> None:
+    fault = replace(FAULT, names=(Names(check=REFUSAL, cause=("gone",), remedy=("mend",)),), not_run=(), code=4)
+    said = Outcome(check=REFUSAL, rung=0, title="", status="fail", cause="it is gone", remedy="mend it")
+
+    assert running.mistakes(fault, Case(), running.Seen({REFUSAL: said}, 4)) == []
+    assert "exit code 1" in running.mistakes(fault, Case(), running.Seen({REFUSAL: said}, 1))
+    assert "is not asked for" in "".join(running.mistakes(fault, Case(), running.Seen({}, 4)))
 
 
 def test_a_healthy_one_must_pass_everything() -> None:

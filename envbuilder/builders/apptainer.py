@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import envbuilder
-from envbuilder import artefacts, host, runtime
+from envbuilder import artefacts, host, places, runtime, sif_header
 from envbuilder.activation import CACHES, Activation
 from envbuilder.builders import definition, venv
 from envbuilder.builders.base import Layers, LockOptions, Workplace
 from envbuilder.builders.definition import ABOUT, CONTEXT, PREFIX, STORE, Content
+from envbuilder.container import ends
 from envbuilder.document import digest
 from envbuilder.environment import Environment
 from envbuilder.errors import HostError
@@ -56,14 +57,14 @@ def plan(lock: Lock, target: Target, place: Workplace, *, generation: int = 0, p
 
     All that the lock takes is in the store already (`place.artefacts`); `place.layers` says what the image starts from.
     """
-    layers = place.layers
-    if layers is None or place.artefacts is None:
-        raise AssertionError("an image is planned on its layers, with its artefacts at hand")
-    inner = venv.plan(lock, target, _in_image(place), prefix=PREFIX)
-    outer = venv.plan(lock, target, _detached(place), prefix=PREFIX)
-    inner = _readdressed(inner, place.artefacts)
+    layers, inner = _on_layers(place), in_image(lock, target, place)
     made = definition.content(
-        lock, inner, _activation(inner, lock, target), (layers.name, layers.digest), layers.recipe
+        lock,
+        inner,
+        activation_in_image(inner, lock, target),
+        (layers.name, layers.digest),
+        layers.recipe,
+        mpi=target.mpi,
     )
     inputs: dict[str, Any] = {
         "format": FORMAT,
@@ -77,11 +78,14 @@ def plan(lock: Lock, target: Target, place: Workplace, *, generation: int = 0, p
     }
     key = f"{lock.recipe}-{lock.version}-{digest(inputs)[:24]}.sif"
     kept = place.root / "images" / key
-    whole = {**inputs, **({"host_mpi": layers.host_mpi.identity()} if layers.host_mpi else {})}
+    whole = {
+        **inputs,
+        **({"host_mpi": layers.host_mpi.identity()} if layers.host_mpi else {}),
+        **({"container": dict(layers.container)} if layers.container else {}),
+    }
     name = identifier(lock.recipe, lock.version, whole)
     prefix = prefix or place.root / "envs" / name
-    network = {key: value for key, value in uv_environment(_detached(place)).items() if value is not None}
-    steps: list[Step] = [_walled(step, layers, place, network) for step in outer.steps if isinstance(step, Product)]
+    steps: list[Step] = [*compiled(lock, target, place)]
     steps.append(_image(kept, made, layers, place))
     steps += [
         Remove(title="clear what an interrupted build left", path=prefix),
@@ -94,9 +98,33 @@ def plan(lock: Lock, target: Target, place: Workplace, *, generation: int = 0, p
         prefix=prefix,
         inputs=whole,
         steps=tuple(steps),
-        network=network,
-        image=_described(layers, target, prefix / SIF),
+        network=_network(place),
+        image=described(layers, target, prefix / SIF, lock.digest),
     )
+
+
+def in_image(lock: Lock, target: Target, place: Workplace) -> Plan:
+    """The steps that make the tree inside, from files that are bound there."""
+    if place.artefacts is None:
+        raise AssertionError("an image is planned with its artefacts at hand")
+    return _readdressed(venv.plan(lock, target, _in_image(place), prefix=PREFIX), place.artefacts)
+
+
+def compiled(lock: Lock, target: Target, place: Workplace) -> tuple[Product, ...]:
+    """The wheels that are compiled, each in the layer that compiles."""
+    outer = venv.plan(lock, target, _detached(place), prefix=PREFIX)
+    layers, network = _on_layers(place), _network(place)
+    return tuple(_walled(step, layers, place, network) for step in outer.steps if isinstance(step, Product))
+
+
+def _on_layers(place: Workplace) -> Layers:
+    if place.layers is None:
+        raise AssertionError("an image is planned on its layers")
+    return place.layers
+
+
+def _network(place: Workplace) -> dict[str, str]:
+    return {key: value for key, value in uv_environment(_detached(place)).items() if value is not None}
 
 
 def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
@@ -105,20 +133,25 @@ def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     An image decides its variables before it sees the host's, so it cannot do without one that it does not set itself; what it
     gets whatever it says comes under a name that begins with the runtime's.
     """
-    prefix = f"{(environment.image or {})['runtime']['name'].upper()}ENV_"
+    image = environment.image or {}
+    prefix = f"{image['runtime']['name'].upper()}ENV_"
     root = base.get("ENVBUILDER_CACHE") or f"{environment.caches}/{environment.identifier}"
     settled = {setting["unset"] or setting["set"] for setting in environment.settings}
     handed = {
         f"{prefix}{name}": base.get(name, f"{root}/{below}") for name, below in CACHES.items() if name not in settled
     }
+    said = (image.get("container") or {}).get("env", {})
+    handed |= {f"{prefix}{name}": base.get(name, value) for name, value in said.items()}
     return {**{name: None for name in _FOREIGN if name in base}, **handed}
 
 
-def inside(
-    environment: Environment, *, binds: Mapping[str, str], cwd: str = "", together: bool = False
-) -> tuple[str, ...]:
-    """The words before a command that let it run in the environment's image; raises `HostError` where a bind is missing."""
+def inside(environment: Environment, how: Entering) -> tuple[str, ...]:
+    """The words before a command that let it run in the environment's image, with what it asks for and what `entering` adds.
+
+    Raises `HostError` where a bind is missing, or where the image is for another CPU architecture.
+    """
     image = environment.image or {}
+    sif_header.refuse_foreign(Path(image["file"]), os.uname().machine)
     for source in image["binds"]:
         if not Path(source).exists():
             raise HostError(
@@ -126,23 +159,45 @@ def inside(
                 hint=f"the host changed: envbuilder build {environment.recipe} --builder apptainer --mpi host",
             )
     program = runtime.find_again(image["runtime"], os.environ)
-    how = entering(environment, binds=binds, cwd=cwd, together=together)
-    return runtime.enter(program, Path(image["file"]), how)
+    return runtime.enter(program, Path(image["file"]), entering(environment, how))
 
 
-def entering(environment: Environment, *, binds: Mapping[str, str], cwd: str = "", together: bool = False) -> Entering:
-    """How a process enters the environment's image: with the host's MPI, if it is to have that, and its caches."""
+def entering(environment: Environment, how: Entering) -> Entering:
+    """How a process enters the environment's image: as asked for, with its caches and what it has of the host.
+
+    That is the host's MPI, if it is to have that, what the site binds, and the driver of the GPUs that the environment is for,
+    where the partition has them: `how.gpu` is their vendor. Raises `HostError` where what the site binds is not there.
+    """
     image = environment.image or {}
-    variables = {"LD_LIBRARY_PATH": image["library_path"]} if image["library_path"] else {}
-    if together:
+    site = image.get("container") or {}
+    library_path = ":".join(filter(None, (image["library_path"], *site.get("library_path", ()))))
+    variables = {"LD_LIBRARY_PATH": library_path} if library_path else {}
+    if how.together:
         variables |= RANKS_ENVIRONMENT
-    return Entering(
-        binds={**image["binds"], environment.caches: environment.caches, **binds},
-        cwd=cwd,
-        together=together,
+    wanted = environment.gpu.get("vendor", "")
+    return replace(
+        how,
+        site=site_binds(site, environment.site, os.environ),
+        binds={**image["binds"], environment.caches: environment.caches, **how.binds},
         variables=variables,
-        gpu=environment.gpu.get("vendor", ""),
+        gpu=wanted if how.gpu == wanted else "",
     )
+
+
+def site_binds(site: Mapping[str, Any], name: str, env: Mapping[str, str]) -> tuple[str, ...]:
+    """What a site binds, with its variables replaced; raises `HostError` for what must be there and is not."""
+    found = []
+    for must, binds in ((True, site.get("binds", ())), (False, site.get("optional_binds", ()))):
+        for bind in (places.expanded(one, env) for one in binds):
+            if Path(ends(bind)[0]).exists():
+                found.append(bind)
+            elif must:
+                raise HostError(
+                    f"{ends(bind)[0]}, which the site {name} binds into images, is not here",
+                    hint="mend `container` of the site file, or list it under `optional_binds`; `envbuilder sites "
+                    "trace-binds` says what this machine's MPI needs",
+                )
+    return tuple(found)
 
 
 def _detached(place: Workplace) -> Workplace:
@@ -166,7 +221,8 @@ def _readdressed(inner: Plan, folder: Path) -> Plan:
     return replace(inner, steps=tuple(steps))
 
 
-def _activation(inner: Plan, lock: Lock, target: Target) -> Activation:
+def activation_in_image(inner: Plan, lock: Lock, target: Target) -> Activation:
+    """The activation of the tree inside."""
     settings = tuple(lock.request["settings"])
     return venv.activation_of(inner.identifier, PREFIX, target.python.version, settings, _CACHES)
 
@@ -224,15 +280,16 @@ def _image(kept: Path, made: Content, layers: Layers, place: Workplace) -> Produ
         Move(title="keep the image", source=work / SIF, target=kept),
         Remove(title="clear the work folder", path=work),
     ]
-    return Product(title=f"image {kept.name}", path=kept, actions=tuple(actions))
+    return Product(title=f"image {kept.name}", path=kept, actions=tuple(actions), scratch=work)
 
 
-def _described(layers: Layers, target: Target, file: Path) -> dict[str, Any]:
+def described(layers: Layers, target: Target, file: Path, lock: str) -> dict[str, Any]:
     """What an environment's manifest says of its image; the digest is added when it is there."""
     swapped = layers.host_mpi
     own = target.mpi.mpiexec if target.mpi else ""
     return {
         "file": str(file),
+        "lock": lock,
         "base": layers.name,
         "base_sha256": layers.digest,
         "runtime": {"program": layers.runtime.program, "name": layers.runtime.name, "version": layers.runtime.version},
@@ -243,6 +300,7 @@ def _described(layers: Layers, target: Target, file: Path) -> dict[str, Any]:
         "host_mpi": swapped.expectation() if swapped else None,
         "binds": {source: f"{there}:ro" for source, there in swapped.binds.items()} if swapped else {},
         "library_path": str(Path(swapped.library).parent) if swapped else "",
+        "container": dict(layers.container),
         "mpiexec": layers.mpiexec or own,
         "mpiexec_inside": not layers.mpiexec,
     }

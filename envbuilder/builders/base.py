@@ -7,10 +7,10 @@ and `envbuilder.verify` have effects on the machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from envbuilder.environment import Environment
 from envbuilder.host_mpi import HostMpi
@@ -44,7 +44,8 @@ class Layers:
 
     `sif` is the layer that the image starts from and `digest` its sha256, `build_sif` the one that compiles; `recipe` the
     text of the recipe that goes into the image. `host_mpi` is the MPI of the host that takes the place of the image's,
-    `mpiexec` the host's program that starts its ranks ("": the image's own); `path` is where the runtime finds its tools.
+    `mpiexec` the host's program that starts its ranks ("": the image's own); `path` is where the runtime finds its tools,
+    `container` what the site has images get (`envbuilder.container.facts`).
     """
 
     name: str
@@ -57,6 +58,7 @@ class Layers:
     path: str
     host_mpi: HostMpi | None = None
     mpiexec: str = ""
+    container: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import envbuilder
@@ -20,6 +20,7 @@ from envbuilder.errors import InputError
 from envbuilder.lock import Lock
 from envbuilder.plan import Action, Plan, Product, Remove, Run, Write
 from envbuilder.report import plan_script
+from envbuilder.target import Mpi
 
 # Where things are in an image, and what is bound there while it is built.
 ABOUT = Path("/opt/envbuilder")
@@ -30,6 +31,20 @@ CONTEXT = Path("/media")
 CREATED = "1980-01-01T00:00:00Z"
 _CACHES = "/tmp/envbuilder-${USER:-user}"  # noqa: S108 - an expression of the shell, for whoever runs the image
 _EVIDENCE_SCHEMA = 1
+# What lists a manager's packages, installs some, and forgets what it fetched.
+_MANAGERS = {
+    "apt": (
+        "apt-get update --quiet",
+        "apt-get install --yes --no-install-recommends",
+        "apt-get clean; rm -rf /var/lib/apt/lists/*",
+    ),
+    "dnf": ("dnf makecache", "dnf install --assumeyes --setopt=install_weak_deps=False", "dnf clean all"),
+    "zypper": (
+        "zypper --non-interactive refresh",
+        "zypper --non-interactive install --no-recommends",
+        "zypper clean --all",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,20 +63,35 @@ def rendered(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
 
 
-def base_layer(base: BaseImage) -> str:
-    """The definition of the layer that images start from."""
+def base_layer(base: BaseImage, start: str = "") -> str:
+    """The definition of the layer that images start from; `start` stands for that of the base."""
     if base.kind == "local":
-        return rendered("base-local.def", {"START": base.start})
-    return rendered("base-debootstrap.def", {"START": base.start, "PACKAGES": " ".join(base.packages)})
+        return rendered("base-local.def", {"START": start or base.start, "PYTHON": base.python})
+    if base.kind == "image":
+        agent, _, address = str(base.start).partition("://")
+        values = {"AGENT": agent, "START": address, "PYTHON": base.python}
+        return rendered("base-image.def", {**values, **installing(base, base.packages)})
+    more = " ".join(str(name) for name in base.components)
+    return rendered(
+        "base-debootstrap.def", {"START": base.start, "COMPONENTS": more, "PACKAGES": " ".join(base.packages)}
+    )
 
 
 def build_layer(base: BaseImage, start: str) -> str:
     """The definition of the layer that compiles, on top of the SIF `start`."""
-    return rendered("build-layer.def", {"START": start, "PACKAGES": " ".join(base.build_packages)})
+    return rendered("build-layer.def", {"START": start, **installing(base, base.build_packages)})
 
 
-def content(lock: Lock, inner: Plan, activation: Activation, base: tuple[str, str], recipe: str) -> Content:
-    """All that is decided of an image; `inner` makes the tree inside, `base` is the base's name and sha256."""
+def installing(base: BaseImage, packages: tuple[str, ...]) -> dict[str, str]:
+    """The lines that install packages; where there are none, nothing is touched."""
+    refresh, install, clean = _MANAGERS[str(base.manager)] if packages else (":", ":", ":")
+    return {"REFRESH": refresh, "INSTALL": " ".join((install, *packages)), "CLEAN": clean}
+
+
+def content(
+    lock: Lock, inner: Plan, activation: Activation, base: tuple[str, str], recipe: str, *, mpi: Mpi | None
+) -> Content:
+    """All that is decided of an image; `inner` makes the tree inside, `base` is the base's name and sha256, `mpi` its own."""
     values = {
         "NAME": lock.recipe,
         "VERSION": lock.version,
@@ -78,6 +108,7 @@ def content(lock: Lock, inner: Plan, activation: Activation, base: tuple[str, st
         "lock": lock.digest,
         "base": {"name": base[0], "sha256": base[1]},
         "tree": inner.identifier,
+        "mpi": asdict(mpi) if mpi else None,
     }
     question = {
         "schema": _EVIDENCE_SCHEMA,

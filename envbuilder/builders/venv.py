@@ -94,7 +94,7 @@ def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     chosen = _activation_of(
         _Tree(
             name=environment.identifier,
-            prefix=Path(environment.prefix),
+            prefix=Path(environment.tree),
             python=environment.python["version"],
             settings=environment.settings,
             caches=environment.caches,

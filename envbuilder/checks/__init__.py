@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from envbuilder.checks import gpu, image, single, static
+from envbuilder.checks import gpu, image, image_signature, pack, single, static
 from envbuilder.checks import ranks as ranks_checks
 from envbuilder.checks.base import Check, NotRun
 from envbuilder.evidence import Evidence, Expectation, Outcome
 
 CHECKS: tuple[Check, ...] = (
     *image.FILE_CHECKS,
+    *image_signature.CHECKS,
+    *pack.CHECKS,
     *static.CHECKS,
     *gpu.CHECKS,
     *single.CHECKS,

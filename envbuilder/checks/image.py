@@ -20,12 +20,35 @@ def _file(expectation: Expectation, evidence: Evidence) -> Finding:
     if seen.get("error"):
         return Failed(f"{image['file']} cannot be read: {seen['error']}", "build the environment anew")
     if seen["sha256"] != image["sha256"]:
+        of, wanted = seen.get("lock", "").removeprefix("sha256:"), image.get("lock", "")
+        if of and wanted and of != wanted:
+            return Failed(
+                f"{image['file']} is stale: it was built from the lock {of[:12]}, and this environment is of the lock "
+                f"{wanted[:12]}",
+                "build the image of this lock: envbuilder build RECIPE --builder apptainer --rebuild",
+                f"sha256 {seen['sha256'][:12]} ({seen['size']} bytes); built was {image['sha256'][:12]}",
+            )
         return Failed(
             f"{image['file']} is not the image that was built: its content changed",
             "build the environment anew with --rebuild",
             f"sha256 {seen['sha256'][:12]} ({seen['size']} bytes); built was {image['sha256'][:12]}",
         )
     return Passed(f"sha256 {seen['sha256'][:12]}, {seen['size'] / 1e6:.0f} MB, on {image['base']}")
+
+
+def _mounts(expectation: Expectation, evidence: Evidence) -> Finding:
+    hiding = evidence.static.get("mounts")
+    if hiding is None:
+        return NotRun("nobody looked at what is mounted in the image")
+    if hiding:
+        first = hiding[0]
+        return Failed(
+            f"{first['what']} is mounted at {first['at']} in the image, over its environment at {expectation.prefix}",
+            "take that bind or home out: --home, --bind, $APPTAINER_HOME, $APPTAINER_BIND, $APPTAINER_BINDPATH, the same with "
+            "SINGULARITY, or `container` of the site file",
+            "; ".join(f"{one['at']}: {one['what']}" for one in hiding),
+        )
+    return Passed(f"nothing is mounted at {expectation.prefix}, above it or below it")
 
 
 def _whose(expectation: Expectation, evidence: Evidence) -> Finding:
@@ -58,7 +81,21 @@ FILE_CHECKS: tuple[Check, ...] = (
         only="in an image",
         witnesses="The sha256 of the whole file, beside that of the manifest.",
         mistakes="A name, a label or a digest inside the image says nothing about the bytes around it.",
-        fails="Another sha256, or a file that is gone. Nothing is then run in it.",
+        fails="Another sha256, or a file that is gone. Nothing is then run in it. A file whose labels name another lock is "
+        "called stale.",
+    ),
+    Check(
+        name="image-mounts",
+        rung=0,
+        title="nothing is mounted over the environment in the image",
+        source="static",
+        judge=_mounts,
+        where=is_image,
+        only="in an image",
+        witnesses="The table of mounts of a process in the image, entered as every command is.",
+        mistakes="A home or a folder that is mounted over the tree leaves an image that is whole, and packages that are gone "
+        "or others.",
+        fails="Something of the host is mounted at the environment's folder, above it or below it.",
     ),
 )
 

@@ -198,11 +198,18 @@ def _dead(run: ProbeRun, missing: list[RankEvidence]) -> list[RankEvidence]:
     return by_pid[:1] or by_rank or missing
 
 
-def _lonely(_: Expectation, run: ProbeRun) -> Failed | None:
+def _lonely(expectation: Expectation, run: ProbeRun) -> Failed | None:
     """Processes that are each a world of their own: launcher and library do not speak the same start-up protocol."""
     sizes = [int(number(_world(rank).get("size", 0))) for rank in run.ranks]
     if run.asked < 2 or len(sizes) < 2 or set(sizes) != {1}:
         return None
+    if expectation.image and not any(_process(rank).get("launcher") for rank in run.ranks):
+        return Failed(
+            f"{len(sizes)} processes were started and each is a world of one: the variables of the launcher ({run.launcher}), "
+            "such as PMI_RANK, do not reach into the image",
+            "let the launcher's variables in: unset APPTAINER_CLEANENV and SINGULARITY_CLEANENV, and start the ranks by "
+            "`envbuilder run`, which gives no --cleanenv",
+        )
     return Failed(
         f"{len(sizes)} processes were started and each is a world of one: {_parties(run)} do not speak the same start-up "
         "protocol",

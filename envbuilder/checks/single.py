@@ -21,6 +21,10 @@ from envbuilder.checks.training import CHECKS as TRAINING
 from envbuilder.evidence import Evidence, Expectation
 
 _OUTSIDE = "start it through `envbuilder run`, or unset the variable"
+_INTO_IMAGE = (
+    "start it through `envbuilder run`, or a runtime with --cleanenv; unset PYTHONPATH under its names for images, too: "
+    "APPTAINERENV_PYTHONPATH, SINGULARITYENV_PYTHONPATH"
+)
 
 
 def _import(expectation: Expectation, evidence: Evidence) -> Finding:
@@ -69,7 +73,7 @@ def _import_failed(name: str, fact: Facts, facts: Facts, expectation: Expectatio
         return None
     return Failed(
         f"{name} was imported from {fact.get('file', '')}, outside of the environment{_by(str(fact.get('file', '')), facts)}",
-        _OUTSIDE,
+        _INTO_IMAGE if expectation.image else _OUTSIDE,
         f"expected below {expectation.prefix}",
     )
 

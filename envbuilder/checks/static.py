@@ -83,9 +83,14 @@ def _libraries_resolve(expectation: Expectation, evidence: Evidence) -> Finding:
     libraries = evidence.static["libraries"]
     if libraries["missing"]["count"]:
         needs = "; ".join(f"{one['object']} needs {one['library']}" for one in libraries["missing"]["first"][:3])
+        outside = "load the module or install the package that has it"
+        if expectation.image:
+            outside = (
+                "build the image on a base that has it (--base NAME), or let the host's in: --mpi host for its MPI"
+            )
         return Failed(
             f"{libraries['missing']['count']} shared librar(ies) are nowhere: {needs}",
-            f"load the module or install the package that has it; if it belongs to the tree, {_rebuild(expectation)}",
+            f"{outside}; if it belongs to the tree, {_rebuild(expectation)}",
         )
     if len(libraries["machines"]) > 1:
         kinds = ", ".join(f"{count} of {name}" for name, count in libraries["machines"].items())

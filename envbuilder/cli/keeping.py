@@ -42,6 +42,10 @@ def show(arguments: Namespace, console: Console) -> int:
     place_of_it = (
         {"image": f"{image['file']} (sha256 {image['sha256'][:12]}, on {image['base']}, MPI of the {image['mpi']})"}
         if image
+        else {
+            "pack": f"{environment.pack['file']} (sha256 {environment.pack['sha256'][:12]}), seen at {environment.tree}"
+        }
+        if environment.pack
         else {"tree": environment.prefix, "activate": f"source {environment.prefix}/bin/activate"}
     )
     lines = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from envbuilder import __version__
+from envbuilder.cli import packing_options, trust_words
 
 _ABOUT = """\
 Build Python machine-learning environments on supercomputers, and prove what they really run.
@@ -71,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_making(verbs)
     _add_proving(verbs)
+    trust_words.add(verbs, trust_words.Means(verb=_verb, site=_add_site, json=_add_json))
+    packing_options.add(verbs, _verb, (_add_site, _add_json))
     _add_keeping(verbs)
     _add_diagnosing(verbs)
     _add_describing(verbs)
@@ -300,7 +303,7 @@ def _add_describing(verbs: Verbs) -> None:
     for kind in ("recipes", "sites"):
         group = verbs.add_parser(kind, help=f"list or show {kind}", description=f"The {kind} that are known.")
         group.set_defaults(run=_lazily("describing", f"list_{kind}"))
-        known = "list|show|doctor|init" if kind == "sites" else "list|show"
+        known = "list|show|doctor|init|trace-binds" if kind == "sites" else "list|show"
         parts = group.add_subparsers(dest="part", metavar=known, parser_class=_Parser)
         if kind == "sites":
             _add_surveying(parts)
@@ -339,6 +342,24 @@ def _add_surveying(parts: Verbs) -> None:
     )
     init.add_argument("name", metavar="NAME", help="the site's name")
     init.add_argument("-o", "--output", default="", metavar="FILE", help="write FILE (default: NAME.yaml)")
+    trace = _verb(
+        parts,
+        "trace-binds",
+        "trace",
+        "run an MPI program under a tracer, and print what the host's MPI needs in an image",
+        module="tracing",
+    )
+    _add_site(trace)
+    trace.add_argument("--partition", default="", help="the partition whose MPI it is (default: the site's own choice)")
+    trace.add_argument(
+        "--tracer",
+        default="",
+        choices=("strace", "ld.so"),
+        help="by what (default: strace if it is there and may trace, else the dynamic linker's own record)",
+    )
+    _add_json(trace)
+    trace.set_defaults(takes_command=True)
+    trace.usage = "envbuilder sites trace-binds [OPTION ...] -- CMD [ARGUMENT ...]; {} in CMD is where the tracer goes"
 
 
 def _positive(text: str) -> int:

@@ -53,10 +53,14 @@ def run(arguments: Namespace, console: Console) -> int:
         raise InputError("no command after `--`", hint="envbuilder run ENV -- python train.py")
     if arguments.ungated:
         console.warning(f"ungated: nothing proves that {environment.identifier} works here")
+        found = None
     else:
-        gate.check(opened(arguments.site), environment)
+        found = gate.check(opened(arguments.site), environment)
     words = gate.words(environment, together=launcher.started_by(os.environ))
-    replace_this_process(Command(argv=(*words, *arguments.command), env=gate.patch(environment, os.environ)))
+    patch = gate.patch(environment, os.environ)
+    if found is not None:
+        gate.remember_start(opened(arguments.site), environment, found, words, patch)
+    replace_this_process(Command(argv=(*words, *arguments.command), env=patch))
     return FINE
 
 

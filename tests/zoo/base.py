@@ -11,7 +11,9 @@ from breaking import Copy, copied, make_wheel, uv
 from filelock import FileLock
 from launching import scratch_copy
 
-Start = Literal["mpi4py_env", "torch_env", "tensorflow_env", "tensorflow_2_13_env", "horovod_env", "torch_horovod_env"]
+Start = Literal[
+    "mpi4py_env", "torch_env", "tensorflow_env", "tensorflow_2_13_env", "horovod_env", "torch_horovod_env", "mpi4py_image",
+]  # fmt: skip
 Words = tuple["str | tuple[str, ...]", ...]
 """What a text must contain; of several in a tuple, one."""
 
@@ -22,10 +24,11 @@ class Look:
 
     `by` is `verify`, the command as a user runs it, with its `options`; or one launch of a probe, `single` or `ranks`, as
     verify launches it, judged by the checks: dearer environments are spared what their fault does not touch. `apart`
-    starts the ranks without a launcher; `started` starts another number of them than is asked for.
+    starts the ranks without a launcher; `started` starts another number of them than is asked for. By `refused` a command
+    (`Case.command`, by default verify) is run that must say no before anything starts: what it says stands for a check.
     """
 
-    by: Literal["verify", "single", "ranks"] = "verify"
+    by: Literal["verify", "single", "ranks", "refused"] = "verify"
     options: tuple[str, ...] = ("--keep-going",)
     before: tuple[str, ...] = ()
     ranks: int = 2
@@ -35,6 +38,8 @@ class Look:
 
 
 VERIFY, SINGLE, RANKS = Look(), Look(by="single"), Look(by="ranks")
+# What an error message is called among the checks.
+REFUSAL = "refusal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,8 @@ class Case:
     """An entry that was made: what to look at, under which variables, and `told`, which fills `{names}` in expected words.
 
     `copy` is a broken copy with a store of its own, `prefix` a broken tree without one; neither: the good one under these
-    variables. `mpiexec` is another launcher for the ranks. `features` are claimed on top of the environment's own.
+    variables. `mpiexec` is another launcher for the ranks. `features` are claimed on top of the environment's own. `command`
+    are the words of envbuilder that must be refused.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +97,7 @@ class Case:
     prefix: Path | None = None
     mpiexec: Path | None = None
     features: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     told: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -112,7 +119,7 @@ class Fault:
     """A broken environment.
 
     `names` must all be said, the first one is the fault's own name. Of all other checks those in `passing` may not fail
-    (`alone`: none may), and those in `not_run` may not have been made.
+    (`alone`: none may), and those in `not_run` may not have been made. `code` is the exit code.
     """
 
     name: str
@@ -124,6 +131,7 @@ class Fault:
     alone: bool = False
     passing: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
+    code: int = 1
     slow: bool = False
 
 

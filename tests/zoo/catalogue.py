@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from zoo import affinity, declared, files, healthy, horovod, libraries, mpis, ranks, torch_mpi, training, variables
+from zoo import (
+    affinity,
+    declared,
+    files,
+    healthy,
+    horovod,
+    images,
+    libraries,
+    mpis,
+    ranks,
+    torch_mpi,
+    training,
+    trust,
+    variables,
+)
 from zoo.base import Entry, Fault, Healthy
 
 FAULTS: tuple[Fault, ...] = (
@@ -16,6 +30,15 @@ FAULTS: tuple[Fault, ...] = (
     *affinity.ENTRIES,
     *horovod.ENTRIES,
     *torch_mpi.ENTRIES,
+    *images.ENTRIES,
+    *trust.ENTRIES,
 )
-HEALTHY: tuple[Healthy, ...] = (*healthy.ENTRIES, *declared.HEALTHY, *affinity.HEALTHY, *torch_mpi.HEALTHY)
+HEALTHY: tuple[Healthy, ...] = (
+    *healthy.ENTRIES,
+    *declared.HEALTHY,
+    *affinity.HEALTHY,
+    *torch_mpi.HEALTHY,
+    *images.HEALTHY,
+    *trust.HEALTHY,
+)
 ENTRIES: tuple[Entry, ...] = (*FAULTS, *HEALTHY)

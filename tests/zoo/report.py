@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import catalogue, plugin
-from zoo.base import Fault, Names
+from zoo.base import REFUSAL, Fault, Names
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "zoo.md"
@@ -21,6 +21,7 @@ FIXTURES = {
     "tensorflow_2_13_env": "tensorflow-onednn 2.13",
     "horovod_env": "tensorflow-horovod",
     "torch_horovod_env": "pytorch-horovod",
+    "mpi4py_image": "mpi4py.sif",
 }
 HEAD = """<!-- Written by `python -m tests.zoo --page` from tests/zoo; edit that instead. -->
 
@@ -44,6 +45,8 @@ GROUPS: tuple[tuple[str, str], ...] = (
     ("affinity", "CPUs and threads"),
     ("horovod", "Horovod"),
     ("torch_mpi", "PyTorch over MPI, and threads"),
+    ("images", "Images"),
+    ("trust", "Signatures of images"),
 )
 
 
@@ -66,6 +69,8 @@ def _row(fault: Fault) -> str:
 
 
 def _link(names: Names) -> str:
+    if names.check == REFUSAL:
+        return "refused, before anything starts"
     return f"[{names.check}](reference/checks.md#{names.check})"
 
 

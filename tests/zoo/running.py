@@ -14,7 +14,7 @@ from typing import Any
 from launching import Subject, judged, launch, launch_apart
 
 from envbuilder.evidence import Outcome
-from zoo.base import Case, Fault, Healthy, Look, Names, Start, Words
+from zoo.base import REFUSAL, Case, Fault, Healthy, Look, Names, Start, Words
 
 FEATURES: Mapping[Start, tuple[str, ...]] = {
     "mpi4py_env": ("mpi4py",),
@@ -23,6 +23,7 @@ FEATURES: Mapping[Start, tuple[str, ...]] = {
     "tensorflow_2_13_env": ("mpi4py", "tensorflow", "onednn"),
     "horovod_env": ("mpi4py", "tensorflow", "onednn", "horovod"),
     "torch_horovod_env": ("mpi4py", "torch", "onednn", "horovod"),
+    "mpi4py_image": ("mpi4py",),
 }
 IMPORTS: Mapping[Start, tuple[str, ...]] = {
     "mpi4py_env": ("mpi4py.MPI",),
@@ -31,6 +32,7 @@ IMPORTS: Mapping[Start, tuple[str, ...]] = {
     "tensorflow_2_13_env": ("numpy", "tensorflow", "mpi4py.MPI"),
     "horovod_env": ("numpy", "tensorflow", "mpi4py.MPI", "horovod.tensorflow"),
     "torch_horovod_env": ("numpy", "torch", "mpi4py.MPI", "horovod.torch"),
+    "mpi4py_image": ("mpi4py.MPI",),
 }
 
 
@@ -50,6 +52,8 @@ def look(start: Start, prefix: Path, case: Case, how: Look, control: Path) -> Se
     """What verify, or a probe and its checks, make of a case."""
     if how.by == "verify":
         return _verify(prefix, case, how)
+    if how.by == "refused":
+        return _refused(prefix, case)
     subject = Subject(
         prefix=case.prefix or (case.copy.prefix if case.copy else prefix),
         features=(*FEATURES[start], *case.features),
@@ -80,6 +84,20 @@ def _verify(prefix: Path, case: Case, how: Look) -> Seen:
     return Seen({row["check"]: Outcome(**_known(row)) for row in one["outcomes"]}, done.returncode)
 
 
+def _refused(prefix: Path, case: Case) -> Seen:
+    """The error message of a command as an outcome, its hint as the remedy; none where it was not refused."""
+    home = case.copy.home if case.copy else prefix.parent.parent
+    env = {**os.environ, "ENVBUILDER_HOME": str(home), **case.variables}
+    words = case.command or ("verify", case.copy.identifier if case.copy else prefix.name)
+    command = [sys.executable, "-m", "envbuilder", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    _, error, told = done.stderr.partition("error: ")
+    cause, _, remedy = told.partition("\n  hint: ")
+    said = Outcome(check=REFUSAL, rung=0, title="", status="fail", cause=cause.strip(), remedy=remedy.strip())
+    return Seen({REFUSAL: said} if error else {}, done.returncode)
+
+
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name in Outcome.__slots__}
 
@@ -94,7 +112,7 @@ def mistakes(entry: Fault | Healthy, case: Case, seen: Seen) -> list[str]:
 
 def _unnamed(fault: Fault, case: Case, seen: Seen) -> Iterator[str]:
     failed = seen.failed()
-    if seen.code != 1:
+    if seen.code != fault.code:
         yield f"exit code {seen.code}"
     for names in fault.names:
         yield from _wrong(names, case, seen)
