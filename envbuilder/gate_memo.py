@@ -74,7 +74,11 @@ def remember(
         "files": {path: _mark(path) for path in (*files, *hot)},
         "folders": folders,
     }
-    path = _path(root, identifier)
+    keep(_path(root, identifier), memo)
+
+
+def keep(path: str, memo: dict[str, object]) -> None:
+    """Write a memo at once or not at all: it only saves time, so a failure is none."""
     part = f"{path}.{os.getpid()}.part"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -82,7 +86,6 @@ def remember(
             json.dump(memo, sink)
         os.replace(part, path)
     except OSError:
-        # it only saves time
         if os.path.exists(part):
             os.unlink(part)
 

@@ -74,17 +74,7 @@ def remember(
         "patch": dict(patch),
         "needed": list(needed),
     }
-    path = _path(root, identifier)
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(part, "w", encoding="utf-8") as sink:
-            json.dump(memo, sink)
-        os.replace(part, path)
-    except OSError:
-        # it only saves time
-        if os.path.exists(part):
-            os.unlink(part)
+    gate_memo.keep(_path(root, identifier), memo)
 
 
 def _path(root: str, identifier: str) -> str:
