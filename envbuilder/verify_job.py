@@ -11,11 +11,13 @@ from typing import Any
 
 from envbuilder import nodes as remote
 from envbuilder.environment import Environment
-from envbuilder.errors import VerifyError
+from envbuilder.errors import FINE, VerifyError
 from envbuilder.evidence import Evidence, Outcome, Verdict
 from envbuilder.nodes import Nodes
 from envbuilder.scheduler import JobEnd
 from envbuilder.store import Store
+
+_BY_ITSELF = ("COMPLETED", "FAILED")
 
 
 def verify(
@@ -39,7 +41,20 @@ def verify(
         raise VerifyError(f"{answer.end}, with an answer that is none", hint=f"see {answer.folder}") from error
     if verdict is None:
         raise VerifyError(f"on the nodes: {why}", hint=f"the job's files: {answer.folder}")
+    if interrupted(answer.end, verdict):
+        raise VerifyError(
+            f"{answer.end}, and with it the verification: what failed in it says nothing about the environment",
+            hint=f"run the same command again; the job's files: {answer.folder}",
+        )
     return verdict, answer.end
+
+
+def interrupted(end: JobEnd, verdict: Verdict) -> bool:
+    """Whether a verdict is that of ranks that ended because their job was ended by another (scancel, its limit, a node).
+
+    Slurm gives a job's script time between SIGTERM and SIGKILL, which is enough to write down that ranks died.
+    """
+    return end.state not in _BY_ITSELF and verdict.exit_code != FINE
 
 
 def _read(entry: Mapping[str, Any]) -> Verdict:

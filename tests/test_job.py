@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envbuilder import job, site
+from envbuilder import job, site, verify_job
 from envbuilder.errors import InputError
+from envbuilder.evidence import Evidence, Outcome, Verdict
 from envbuilder.job import Billing, Shape
 from envbuilder.partition import Cpu, Export, Gpu, Partition
+from envbuilder.scheduler import JobEnd
 from envbuilder.site import Modules, Scheduler, Site
 
 # Made-up sites, each with one real site's vocabulary: these are tests of the words, not facts about the machines.
@@ -562,3 +564,25 @@ def test_a_partition_without_a_gpu_vocabulary_asks_for_none() -> None:
     part = Partition(gpu=Gpu(vendor="amd", count=4))
 
     assert not [each for each in job.srun(made(PER_NODE)[0], part, Shape(gpus_per_node=4)) if "gpu" in each]
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "interrupted"),
+    [
+        ("COMPLETED", "fail", False),
+        ("FAILED", "fail", False),
+        ("CANCELLED", "fail", True),
+        ("TIMEOUT", "not-run", True),
+        ("NODE_FAIL", "fail", True),
+        ("CANCELLED", "pass", False),
+    ],
+)
+def test_ranks_that_ended_with_their_cancelled_job_are_no_verdict_on_the_environment(
+    state: str, status: str, interrupted: bool
+) -> None:
+    outcome = Outcome(check="ranks-died", rung=3, title="", status=status)  # type: ignore[arg-type]
+    verdict = Verdict(
+        outcomes=(outcome,), evidence=Evidence(), control=Path("x"), seconds=1, static_seconds=1, probe_seconds=1
+    )
+
+    assert verify_job.interrupted(JobEnd(job="7", state=state), verdict) is interrupted
