@@ -12,7 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from envbuilder import catalog, contents, host, image_signature, places, prepare_image, runtime, sif_header, store
+from envbuilder import (
+    catalog,
+    contents,
+    host,
+    image_signature,
+    manifest,
+    places,
+    prepare_image,
+    runtime,
+    sif_header,
+    store,
+)
 from envbuilder.build import Job
 from envbuilder.builders import apptainer, venv
 from envbuilder.builders.base import Layers, Workplace
@@ -23,6 +34,7 @@ from envbuilder.plan import Plan, Remove, Run, identifier
 from envbuilder.runtime import Runtime
 from envbuilder.target import Mpi, Target
 from envbuilder.wish import Wish
+from envbuilder.work import Work
 
 FORMAT = 1
 
@@ -83,18 +95,12 @@ def job(file: Path, wish: Wish, env: Mapping[str, str], console: Console) -> Job
         image=apptainer.described(layers, target, there, seen.lock.digest),
     )
     log = place.new_log("import", seen.lock.recipe)
-    return Job(
-        plan=plan,
-        lock=seen.lock,
-        target=target,
-        site=site,
-        store=place,
-        builder="apptainer",
-        asked_by_version=False,
-        log=log,
-        caches=venv.caches(Workplace(root=place.root, pip=PipConfig(), site=site, log=log)),
-        site_file=origin.path.absolute(),
+    caches = venv.caches(Workplace(root=place.root, pip=PipConfig(), site=site, log=log))
+    draft = manifest.draft(
+        plan, seen.lock, target, site, builder="apptainer", caches=caches, site_file=origin.path.absolute()
     )
+    work = Work(plan=plan, draft=draft, mpi=target.mpi, mirrors=site.mirrors)
+    return Job(work=work, store=place, asked_by_version=False, log=log)
 
 
 def _refuse_unsigned(file: Path, program: Runtime, public: Path | None) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from envbuilder import lock as lock_format
@@ -95,10 +95,10 @@ def address(place: Path, artefact: Artefact) -> str:
     return path.absolute().as_uri()
 
 
-def body(lock: Lock, name: str, target: Target, place: Path, *, without: frozenset[str] = frozenset()) -> str:
+def body(
+    lock: Lock, name: str, target: Target, place: Path, *, without: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """A body that names nothing but the files to install, each at its address in that folder."""
-    import tomli_w
-
     document = lock_format.document(lock.bodies[name], name)
     taken = {(one.package, one.version): one for one in chosen(lock, name, target, without=without)}
     packages = []
@@ -109,7 +109,7 @@ def body(lock: Lock, name: str, target: Target, place: Path, *, without: frozens
             moved = {key: value for key, value in wheel.items() if key != "path"}
             rest = {key: value for key, value in package.items() if key != "sdist"}
             packages.append({**rest, "wheels": [{**moved, "url": address(place, artefact)}]})
-    return tomli_w.dumps({**document, "packages": packages})
+    return {**document, "packages": packages}
 
 
 def is_kept(place: Store, artefact: Artefact) -> bool:

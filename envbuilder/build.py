@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from envbuilder import __version__, host, image, inventory, pip_config, places, process, store, told
-from envbuilder.checkout import Cache, Part
+from envbuilder import host, inventory, manifest, pip_config, process, store
 from envbuilder.console import Console, Tick
 from envbuilder.document import write_atomically
-from envbuilder.download import Network
-from envbuilder.effect import Loaded
 from envbuilder.environment import Environment
 from envbuilder.errors import CommandFailed, EnvbuilderError, HostError, StoreError
-from envbuilder.lock import Artefact, Lock
 from envbuilder.plan import SEALED_AT, Action, Fetch, Forget, Move, Plan, Product, Remove, Run, Seal, Step, Write
 from envbuilder.process import Command
-from envbuilder.site import Site
 from envbuilder.store import Store
-from envbuilder.target import Target
+from envbuilder.work import Work
 
 # What uv and pip say of an artefact whose hash differs, or that breaks before its hash is known.
 _DAMAGED = (
@@ -41,18 +34,12 @@ _DAMAGED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What to build, from what, for whom to see."""
+    """What to build, where, for whom to see."""
 
-    plan: Plan
-    lock: Lock
-    target: Target
-    site: Site
+    work: Work
     store: Store
-    builder: str
     asked_by_version: bool
     log: Path
-    caches: str
-    site_file: Path
 
 
 def build(job: Job, console: Console) -> Environment:
@@ -61,16 +48,16 @@ def build(job: Job, console: Console) -> Environment:
     Concurrent builds of one environment do the work once. Raises `CommandFailed`, `HostError` (disk full, no network) or
     `StoreError`; nothing is published then, and the next run resumes.
     """
-    identifier = job.plan.identifier
+    identifier = job.work.plan.identifier
     with store.guarded(job.store, f"env-{identifier}", console.note):
         manifest = job.store.manifest(identifier)
-        if manifest.is_file() and job.plan.prefix.is_dir():
+        if manifest.is_file() and job.work.plan.prefix.is_dir():
             environment = _following(job, store.find(job.store, identifier))
             store.point(job.store, environment, store.names(environment, asked_by_version=job.asked_by_version))
             return environment
         started = time.monotonic()
         with _explained(job.log):
-            execute(job.plan, job.store, console, job.log, mirrors=job.site.mirrors)
+            execute(job.work.plan, job.store, console, job.log, mirrors=job.work.mirrors)
             environment = _described(job, time.monotonic() - started)
         store.publish(job.store, environment, store.names(environment, asked_by_version=job.asked_by_version))
     return environment
@@ -82,12 +69,14 @@ class _Means:
 
     plan: Plan
     log: Path
-    cache: Cache
+    store: Store
+    mirrors: Mapping[str, str]
+    waiting: Callable[[str], None]
 
 
 def execute(plan: Plan, place: Store, console: Console, log: Path, *, mirrors: Mapping[str, str] | None = None) -> None:
     """Carry out the steps in order; a product that is there already is skipped."""
-    means = _Means(plan=plan, log=log, cache=_cache(place, mirrors or {}, console))
+    means = _Means(plan=plan, log=log, store=place, mirrors=mirrors or {}, waiting=console.note)
     todo = [step for step in plan.steps if not (isinstance(step, Product) and step.path.exists())]
     shown = sum(isinstance(step, (Product, Run)) for step in todo)
     number = 0
@@ -103,10 +92,18 @@ def execute(plan: Plan, place: Store, console: Console, log: Path, *, mirrors: M
             _act(step, means)
 
 
-def _cache(place: Store, mirrors: Mapping[str, str], console: Console) -> Cache:
-    """How source archives and commits come into the store."""
-    network = Network(pip=pip_config.read(os.environ), env=os.environ, mirrors=tuple(mirrors.values()))
-    return Cache(store=place, network=network, mirrors=mirrors, waiting=console.note)
+def _fetch(step: Fetch, means: _Means) -> None:
+    """Have a source in the store: an archive, or one made from commits."""
+    from envbuilder import told
+    from envbuilder.checkout import Cache, Part
+    from envbuilder.download import Network
+    from envbuilder.lock import Artefact
+
+    network = Network(pip=pip_config.read(os.environ), env=os.environ, mirrors=tuple(means.mirrors.values()))
+    cache = Cache(store=means.store, network=network, mirrors=means.mirrors, waiting=means.waiting)
+    wanted = Artefact(package="", version="", file=step.path.name, url=step.url, sha256=step.sha256)
+    made_of = tuple(Part(path=below, url=place, commit=commit) for below, place, commit in step.parts)
+    told.obtain(wanted, made_of, cache)
 
 
 def _make(product: Product, means: _Means, console: Console, position: tuple[int, int]) -> None:
@@ -178,10 +175,8 @@ def _act(action: Action, means: _Means) -> None:
         case Move(source=source, target=target):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(source, target)
-        case Fetch(url=url, sha256=sha256, path=path, parts=parts):
-            wanted = Artefact(package="", version="", file=path.name, url=url, sha256=sha256)
-            made_of = tuple(Part(path=below, url=place, commit=commit) for below, place, commit in parts)
-            told.obtain(wanted, made_of, means.cache)
+        case Fetch() as fetch:
+            _fetch(fetch, means)
         case Forget(prefix=prefix, name=name):
             _forget(prefix, name)
         case Seal(folder=folder, check=True):
@@ -256,112 +251,32 @@ def _last_lines(output: str) -> str:
 
 def _described(job: Job, seconds: float) -> Environment:
     """The manifest of a tree that was just built."""
-    about = image.finished(job.plan.image) if job.plan.image else None
-    found, mpi = _stock(job, about)
-    python = job.target.python
-    return Environment(
-        identifier=job.plan.identifier,
-        builder=job.builder,
-        recipe=job.lock.recipe,
-        version=job.lock.version,
-        site=job.site.name,
-        partition=job.target.partition,
-        prefix=str(job.plan.prefix),
-        digest=job.plan.digest,
-        lock_digest=job.lock.digest,
-        python={"path": python.path, "version": python.version, "soabi": python.soabi},
-        features=tuple(job.lock.request["features"]),
-        imports=tuple(job.lock.request["imports"]),
-        packages=job.lock.packages(),
+    about = None
+    if job.work.plan.image:
+        from envbuilder import image
+
+        about = image.finished(job.work.plan.image)
+        found, mpi = image.stock(about, job.work.mpi)
+    else:
+        found = inventory.take(job.work.plan.prefix)
+        mpi = inventory.mpi_library(job.work.plan.prefix, job.work.mpi) if job.work.mpi else None
+    return replace(
+        job.work.draft,
         records=found.records,
         written=found.written,
         mpi=mpi,
-        settings=tuple(job.lock.request["settings"]),
-        data=tuple(job.lock.request.get("data", ())),
-        caches=job.caches,
-        max_proof_age_hours=job.site.proof.max_age_hours,
-        modules=_kept_modules(job.target.modules),
-        gpu=_gpu(job),
-        base=asdict(job.target.central) if job.target.central else None,
-        site_file=str(job.site_file),
-        scheduler=_scheduler(job.site),
-        gpus=_gpus(job.site),
-        signers=_signers(job.site),
-        preloads=_preloads(job.site),
-        created=store.now(),
-        created_by=f"envbuilder {__version__}",
-        seconds=round(seconds, 3),
         image=about,
+        created=store.now(),
+        seconds=round(seconds, 3),
     )
-
-
-def _stock(job: Job, about: Mapping[str, Any] | None) -> tuple[inventory.Inventory, Mapping[str, str] | None]:
-    """What the tree consists of, and the MPI library that ranks must have mapped."""
-    mpi = job.target.mpi
-    if about:
-        return image.stock(about, mpi)
-    prefix = job.plan.prefix
-    return inventory.take(prefix), inventory.mpi_library(prefix, mpi) if mpi else None
 
 
 def _following(job: Job, found: Environment) -> Environment:
     """An environment that is there already, with the facts of the site file that it was asked for by this time."""
-    now = replace(
-        found,
-        site=job.site.name,
-        partition=job.target.partition,
-        site_file=str(job.site_file),
-        scheduler=_scheduler(job.site),
-        gpus=_gpus(job.site),
-        signers=_signers(job.site),
-        preloads=_preloads(job.site),
-        max_proof_age_hours=job.site.proof.max_age_hours,
-    )
+    now = replace(found, **{name: getattr(job.work.draft, name) for name in manifest.OF_THE_SITE})
     if now != found:
         store.publish(job.store, now, ())
     return now
-
-
-def _kept_modules(loaded: Loaded | None) -> Mapping[str, Any] | None:
-    """What loading the modules did, with the modulefiles it came from."""
-    return {**loaded.identity(), "files": list(loaded.files)} if loaded else None
-
-
-def _gpu(job: Job) -> Mapping[str, str]:
-    """The GPUs that the environment is for, if the recipe computes on them."""
-    target = job.target
-    if "gpu" not in job.lock.request["features"]:
-        return {}
-    tag = re.fullmatch(r"([a-z]+)([0-9].*)", _toolkit_tag(str(job.lock.request.get("tag", ""))))
-    wheels = f"{tag[1]}@{tag[2]}" if tag else ""
-    return {"vendor": target.gpu, "arch": target.gpu_arch, "toolkit": target.toolkit, "wheel_toolkit": wheels}
-
-
-def _scheduler(site: Site) -> dict[str, str]:
-    if site.scheduler.kind == "none":
-        return {}
-    return {str(name): str(partition.scheduler.partition) for name, partition in site.partitions.items()}
-
-
-def _gpus(site: Site) -> dict[str, str]:
-    return {str(name): str(partition.gpu.vendor) for name, partition in site.partitions.items()}
-
-
-def _signers(site: Site) -> dict[str, str]:
-    rules = site.proof
-    file = places.expanded(str(rules.allowed_signers), os.environ)
-    image_key = places.expanded(str(rules.image_key), os.environ)
-    said = {"required": "yes" if rules.signed else "no", "file": file} if rules.signed or file else {}
-    return {**said, **({"image_key": image_key} if image_key else {})}
-
-
-def _preloads(site: Site) -> tuple[dict[str, str], ...]:
-    return tuple({"library": str(one.library), "why": str(one.why)} for one in site.allowed_preloads)
-
-
-def _toolkit_tag(tag: str) -> str:
-    """`cuda12.6` for `cu126`; other tags are spelt out already."""
-    return f"cuda{tag[2:-1]}.{tag[-1]}" if re.fullmatch(r"cu[0-9]{3}", tag) else tag
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from envbuilder import gate_memo, host, image_signature, packed, proof, run_memo, scheduler, signature
-from envbuilder.builders import BUILDERS, apptainer
+from envbuilder.builders import builder
 from envbuilder.environment import Environment
 from envbuilder.errors import GateError, StoreError
 from envbuilder.process import EnvPatch, patched
@@ -23,7 +23,7 @@ _CLOCK_SKEW = timedelta(minutes=5)
 
 def patch(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     """What activating the environment does to the variables `base`."""
-    return BUILDERS[environment.builder].enter(environment, base)
+    return builder(environment.builder).enter(environment, base)
 
 
 def words(
@@ -37,6 +37,8 @@ def words(
         return packed.words(environment.pack, os.environ, together=together)
     if environment.image is None:
         return ()
+    from envbuilder.builders import apptainer
+
     Path(environment.caches, environment.identifier).mkdir(parents=True, exist_ok=True)
     gpu = gpus_here(environment, os.environ)
     return apptainer.inside(environment, Entering(binds=binds or {}, cwd=cwd, together=together, gpu=gpu))

@@ -134,6 +134,20 @@ def uv_environment(
     }
 
 
+def uv_network(
+    config: PipConfig, root: Path, *, indexes: Sequence[str] = (), mirrors: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    """`uv_environment`, with the cache of the store at `root` and nothing that is for a person at a terminal."""
+    return {
+        **uv_environment(config, indexes=indexes, mirrors=mirrors),
+        "UV_CACHE_DIR": str(root / "cache" / "uv"),
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+        "NO_COLOR": "1",
+        "VIRTUAL_ENV": None,
+    }
+
+
 def linked(env: Mapping[str, str]) -> dict[str, None]:
     """The patch that keeps a user's UV_LINK_MODE from filling an environment with links into a cache that may be removed."""
     return {"UV_LINK_MODE": None} if env.get("UV_LINK_MODE") == "symlink" else {}

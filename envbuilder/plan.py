@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from envbuilder.document import digest
 from envbuilder.effect import Effect
@@ -119,6 +119,10 @@ class Product:
 
 Step = Action | Product
 
+# The fields of actions that a document holds as text and as lists.
+_PATHS = {"cwd", "folder", "path", "prefix", "source", "target", "watch"}
+_TUPLES = {"argv", "cache_first", "parts"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -176,6 +180,33 @@ def step_document(step: Step) -> dict[str, Any]:
         values = {key: _plain(value) for key, value in asdict(step).items()}
         document = {"do": type(step).__name__.lower(), **values}
     return {**document, "digest": digest(document)}
+
+
+def from_document(document: Mapping[str, Any], network: Mapping[str, str]) -> Plan:
+    """The plan of a document, if all its products are there: they are left out of its steps, since they would be skipped.
+
+    Raises `KeyError`, `TypeError`, `ValueError` or `AttributeError` for a damaged one, and where a product is missing.
+    """
+    steps = []
+    for step in document["steps"]:
+        if step["do"] != "product":
+            steps.append(_action(step))
+        elif not Path(step["path"]).exists():
+            raise ValueError(f"{step['path']} is missing")
+    return Plan(
+        name=str(document["name"]), identifier=str(document["environment"]), prefix=Path(document["prefix"]),
+        inputs=document["inputs"], steps=tuple(steps), network=network,
+    )  # fmt: skip
+
+
+def _action(document: Mapping[str, Any]) -> Action:
+    (kind,) = (one for one in get_args(Action) if one.__name__.lower() == document["do"])
+    values = {key: document[key] for key in kind.__dataclass_fields__}
+    for key in _PATHS & set(values):
+        values[key] = None if values[key] is None else Path(values[key])
+    for key in _TUPLES & set(values):
+        values[key] = tuple(tuple(one) if isinstance(one, list) else one for one in values[key])
+    return kind(**values)  # type: ignore[no-any-return]
 
 
 def identifier(recipe: str, version: str, inputs: Mapping[str, Any]) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from envbuilder import catalog, host, modes, modules, pip_config, store
+from envbuilder import catalog, host, manifest, modes, modules, pip_config, store
 from envbuilder import lock as lock_format
-from envbuilder.builders import BUILDERS
+from envbuilder.builders import builder
 from envbuilder.builders.base import LockOptions, Workplace
+from envbuilder.builders.venv import caches
 from envbuilder.catalog import FoundRecipe
 from envbuilder.effect import Loaded
 from envbuilder.errors import HostError, InputError
@@ -29,6 +30,7 @@ from envbuilder.source import patch_files
 from envbuilder.store import Store
 from envbuilder.target import Python, Target
 from envbuilder.wish import Wish
+from envbuilder.work import Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +140,7 @@ def existing_lock(directory: Path) -> Lock | None:
 
 def fresh_lock(prepared: Prepared, directory: Path, options: LockOptions) -> Lock:
     """Resolve the request and write the lock; versions of a previous lock are kept where they still fit."""
-    lock = BUILDERS[prepared.wish.builder].lock(prepared.request, prepared.target, options, prepared.place)
+    lock = builder(prepared.wish.builder).lock(prepared.request, prepared.target, options, prepared.place)
     store.write_lock(directory, lock)
     return lock
 
@@ -179,9 +181,24 @@ def refuse_stale(prepared: Prepared, lock: Lock, where: str, hint: str) -> None:
 
 def plan(prepared: Prepared, lock: Lock, *, generation: int = 0, prefix: Path | None = None) -> Plan:
     """The plan of a lock on this machine."""
-    return BUILDERS[prepared.wish.builder].plan(
+    return builder(prepared.wish.builder).plan(
         lock, prepared.target, prepared.place, generation=generation, prefix=prefix
     )
+
+
+def work(prepared: Prepared, lock: Lock, plan: Plan) -> Work:
+    """What carrying out a plan needs to know."""
+    site, wish = prepared.site, prepared.wish
+    draft = manifest.draft(
+        plan,
+        lock,
+        prepared.target,
+        site,
+        builder=wish.builder,
+        caches=caches(prepared.place),
+        site_file=prepared.origins[-1].path.absolute(),
+    )
+    return Work(plan=plan, draft=draft, mpi=prepared.target.mpi, mirrors=site.mirrors)
 
 
 def _partition(found: FoundRecipe, wish: Wish, site: Site) -> str:

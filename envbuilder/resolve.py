@@ -171,17 +171,9 @@ def _network(request: Request, place: Workplace) -> tuple[dict[str, str | None],
 def uv_environment(place: Workplace, indexes: Sequence[str] = ()) -> dict[str, str | None]:
     """The environment of every uv that we run: pip's configuration, the site's mirrors, our own cache; or no network."""
     if place.artefacts is not None:
-        network = {**pip_config.uv_environment(pip_config.PipConfig()), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
-    else:
-        network = pip_config.uv_environment(place.pip, indexes=indexes, mirrors=place.site.mirrors)
-    return {
-        **network,
-        "UV_CACHE_DIR": str(place.root / "cache" / "uv"),
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_NO_PROGRESS": "1",
-        "NO_COLOR": "1",
-        "VIRTUAL_ENV": None,
-    }
+        offline = {"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+        return {**pip_config.uv_network(pip_config.PipConfig(), place.root), **offline}
+    return pip_config.uv_network(place.pip, place.root, indexes=indexes, mirrors=place.site.mirrors)
 
 
 def _compile(question: _Question, setting: _Setting) -> str:

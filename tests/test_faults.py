@@ -142,7 +142,7 @@ def test_killed_at_random_moments_the_old_or_the_new_environment_is_there(bench:
     good = {old.name: _frozen(old, bench.root / "old"), new.name: _frozen(new, bench.root / "new")}
 
     for round_ in range(11):
-        _back_to(bench, old.name, forget_wheel=round_ % 2 == 0)
+        _back_to(bench, old.name, forget_wheel=round_ % 2 == 0, forget_work=round_ % 4 != 1)
         process = bench.start("build", "tiny")
         time.sleep(dice.uniform(0, whole * 1.1))
         _kill_with_children(process)
@@ -165,14 +165,15 @@ def _frozen(prefix: Path, to: Path) -> Path:
     return to
 
 
-def _back_to(bench: Bench, identifier: str, *, forget_wheel: bool) -> None:
-    """The state before the change: only the old environment, and sometimes no kept wheel."""
+def _back_to(bench: Bench, identifier: str, *, forget_wheel: bool, forget_work: bool) -> None:
+    """The state before the change: only the old environment, and sometimes no kept wheel, and no memo of the work."""
     place = Store(bench.home)
     for environment in store.environments(place):
         if environment.identifier != identifier:
             store.withdraw(place, environment.identifier)
     store.point(place, store.find(place, identifier), ("tiny", "tiny@1"))
-    shutil.rmtree(bench.home / "memos", ignore_errors=True)
+    if forget_work:
+        shutil.rmtree(bench.home / "memos", ignore_errors=True)
     if forget_wheel:
         shutil.rmtree(bench.home / "wheels", ignore_errors=True)
 

@@ -78,7 +78,7 @@ class Workplace:
 
 
 class Builder(Protocol):
-    """What `envbuilder.builders.BUILDERS` holds."""
+    """What `envbuilder.builders.builder` gives."""
 
     def missing(self, target: Target) -> str:
         """Why this builder cannot work on a target, or nothing."""

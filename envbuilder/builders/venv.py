@@ -18,7 +18,7 @@ from envbuilder.activation import Activation, Setting, script
 from envbuilder.activation import environment as activated
 from envbuilder.builders import source
 from envbuilder.builders.base import LockOptions, Workplace
-from envbuilder.builders.installing import new_venv, sync, taken
+from envbuilder.builders.installing import kept_package, new_venv, sync, taken
 from envbuilder.document import digest, to_json
 from envbuilder.effect import Effect
 from envbuilder.environment import Environment
@@ -153,11 +153,19 @@ def caches(place: Workplace) -> str:
 
 
 def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Mapping[str, str]) -> list[Step]:
+    from packaging.utils import canonicalize_name
+
     about = prefix / "share" / "envbuilder"
     install = about / "pylock.install.toml"
     compiled = {lock.distribution(name): key for name, key in wheels.items()}
     versions = lock.packages()
     total = len(versions)
+    # one that is there already is installed with all the others, one that is yet to be compiled after them
+    kept = {
+        name: package
+        for name, key in compiled.items()
+        if (package := kept_package(place.root / "wheels" / key, canonicalize_name(name), _version(versions, name)))
+    }
     steps: list[Step] = [
         Remove(title="clear what an interrupted build left", path=prefix),
         Run(
@@ -173,13 +181,19 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
         Write(
             title="the artefacts to install, as found from here",
             path=install,
-            text=taken(lock, lock_format.MAIN, target, place, without=artefacts.compiled(lock)),
+            text=taken(
+                lock, lock_format.MAIN, target, place, without=artefacts.compiled(lock), kept=tuple(kept.values())
+            ),
         ),
-        sync(f"install {total - len(compiled)} packages", prefix, install, total),
+        *(
+            Seal(title=f"check the kept wheel of {name}", folder=place.root / "wheels" / compiled[name], check=True)
+            for name in sorted(kept)
+        ),
+        sync(f"install {total - len(compiled) + len(kept)} packages", prefix, install, total),
         # it differs between users of one lock: what one has in a folder, another takes from the network
         Remove(title="remove where they were found", path=install),
     ]
-    for distribution, key in sorted(compiled.items()):
+    for distribution, key in sorted((name, key) for name, key in compiled.items() if name not in kept):
         folder = place.root / "wheels" / key
         steps.append(Seal(title=f"check the kept wheel of {distribution}", folder=folder, check=True))
         steps.append(

@@ -13,7 +13,7 @@ from envbuilder.cli import images, on_nodes
 from envbuilder.cli.place import opened
 from envbuilder.console import Console
 from envbuilder.document import to_yaml
-from envbuilder.errors import FINE, SAID_NO, InputError
+from envbuilder.errors import FINE, SAID_NO, CommandFailed, InputError
 from envbuilder.wish import Wish
 
 _SHOWN = 4
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from envbuilder.lock import Lock
     from envbuilder.plan import Plan
     from envbuilder.prepare import Prepared
+    from envbuilder.store import Store
+    from envbuilder.work import Work
 
 
 def build(arguments: Namespace, console: Console) -> int:
@@ -34,8 +36,7 @@ def build(arguments: Namespace, console: Console) -> int:
     wish, given = _from_bundle(arguments) if arguments.offline else (_wish(arguments), None)
     if arguments.explain_cache:
         return _explain_cache(wish, arguments, console)
-    environment = None if arguments.rebuild or arguments.lock or given else _already_built(wish)
-    reused = environment is not None
+    environment, reused = (None, False) if arguments.rebuild or arguments.lock or given else _as_before(wish, console)
     if environment is None:
         environment, reused = _build(wish, arguments, console, given)
     image = images.exported(environment, arguments.sif)
@@ -213,25 +214,41 @@ def _asks_by_version(wish: Wish) -> bool:
     return "@" in wish.recipe.rpartition("/")[2]
 
 
-def _already_built(wish: Wish) -> Environment | None:
-    """The environment of an earlier build, where nothing can have changed since."""
+def _as_before(wish: Wish, console: Console) -> tuple[Environment | None, bool]:
+    """The environment of an earlier build, where nothing can have changed since, and whether it was there still."""
     from envbuilder import memo
 
     place = opened(wish.site)
     identifier = memo.recall(place, wish, os.environ)
     if not identifier:
+        return None, False
+    by_version = _asks_by_version(wish)
+    if place.manifest(identifier).is_file() and place.prefix(identifier).is_dir():
+        environment = store.find(place, identifier)
+        store.point(place, environment, store.names(environment, asked_by_version=by_version))
+        return environment, True
+    work = memo.recall_work(place, wish, identifier, os.environ)
+    return (_again(work, place, console, by_version=by_version), False) if work else (None, False)
+
+
+def _again(work: Work, place: Store, console: Console, *, by_version: bool) -> Environment | None:
+    """Do what was done before; None where it cannot be done any more, which the long way will explain or mend."""
+    from envbuilder import build as builder
+
+    log = place.new_log("build", work.plan.name)
+    console.note(f"{work.plan.name}: recipe, site, lock and machine are as they were; the plan is, too")
+    try:
+        return builder.build(builder.Job(work=work, store=place, asked_by_version=by_version, log=log), console)
+    except CommandFailed as error:
+        console.note(f"not as before: {error.message.splitlines()[0]}")
         return None
-    environment = store.find(place, identifier)
-    store.point(place, environment, store.names(environment, asked_by_version=_asks_by_version(wish)))
-    return environment
 
 
 def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | None) -> tuple[Environment, bool]:
     from datetime import datetime, timezone
 
     from envbuilder import build as builder
-    from envbuilder import memo, offline, prepare
-    from envbuilder.builders.venv import caches
+    from envbuilder import memo, prepare
     from envbuilder.places import Origin
 
     if images.wanted(wish):
@@ -245,6 +262,8 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
         console.warning(warning)
     _say_what_was_found(prepared, console)
     if given is not None:
+        from envbuilder import offline
+
         prepared = offline.take(prepared, given, console)
     locked = given.lock if given is not None else _lock(prepared, arguments, console)
     if images.wanted(wish):
@@ -252,35 +271,34 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
     planned = prepare.plan(prepared, locked)
     old = store.current(prepared.store, f"{locked.recipe}@{locked.version}")
     if arguments.rebuild:
-        planned = _again(prepared, locked, planned)
+        planned = _anew(prepared, locked, planned)
     existed = prepared.store.manifest(planned.identifier).is_file()
     if nodes is not None and not existed:
         return on_nodes.build(prepared, locked, nodes, console, rebuild=arguments.rebuild), False
+    work = prepare.work(prepared, locked, planned)
     environment = builder.build(
-        builder.Job(
-            plan=planned,
-            lock=locked,
-            target=prepared.target,
-            site=prepared.site,
-            store=prepared.store,
-            builder=wish.builder,
-            asked_by_version=_asks_by_version(wish),
-            log=prepared.place.log,
-            caches=caches(prepared.place),
-            site_file=prepared.origins[-1].path.absolute(),
-        ),
+        builder.Job(work=work, store=prepared.store, asked_by_version=_asks_by_version(wish), log=prepared.place.log),
         console,
     )
     if arguments.rebuild and old and old != environment.identifier and old.startswith(planned.name.replace("@", "-")):
         store.withdraw(prepared.store, old)
     # what modules do can change without a file we know of
     if not (arguments.lock or given or images.wanted(wish)) and prepared.target.modules is None:
+        if locked.sources and not arguments.rebuild:  # what was compiled is there now, and is planned otherwise
+            work = prepare.work(prepared, locked, prepare.plan(prepared, locked))
         envelope = Origin(name="", path=prepare.lock_directory(prepared) / "lock.json")
-        memo.remember(prepared.store, wish, environment.identifier, [*prepared.origins, envelope], os.environ)
+        memo.remember(
+            prepared.store,
+            wish,
+            work,
+            [*prepared.origins, envelope],
+            os.environ,
+            again=not (warning or arguments.rebuild),
+        )
     return environment, existed
 
 
-def _again(prepared: Prepared, locked: Lock, planned: Plan) -> Plan:
+def _anew(prepared: Prepared, locked: Lock, planned: Plan) -> Plan:
     """A plan of another identity for the same inputs, with nothing taken from the cache."""
     from envbuilder import prepare
     from envbuilder.fetched import forget

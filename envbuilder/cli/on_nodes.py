@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 def prepared(wish: Wish, arguments: Namespace, console: Console, verb: str) -> tuple[Prepared, Nodes | None]:
     """What a wish comes to here; or, with the nodes, on the nodes where the site has it built, as a job finds them."""
-    from dataclasses import replace
-
-    from envbuilder import build_job, modes, prepare, store
+    from envbuilder import prepare
 
     if images.wanted(wish):
         return images.prepared(wish, console, verb), None
@@ -29,6 +27,10 @@ def prepared(wish: Wish, arguments: Namespace, console: Console, verb: str) -> t
     nodes = _nodes(choice, arguments)
     if nodes is None:
         return prepare.prepare(wish, os.environ, verb, choice=choice), None
+    from dataclasses import replace
+
+    from envbuilder import build_job, modes, store
+
     place = store.locate(os.environ, choice.site.paths.root)
     modes.make_root(place.root, choice.site.paths.readable_by)
     with console.step(f"look at the nodes of {choice.site.name}/{choice.partition}") as tick:
@@ -66,14 +68,14 @@ def _pinned(prepared: Prepared) -> str:
 
 def _nodes(choice: Choice, arguments: Namespace) -> Nodes | None:
     """The nodes to build on; None where we are on the nodes already, or a login node will do for site and recipe."""
-    from envbuilder import job, scheduler
-    from envbuilder.cli.jobs import billing
-    from envbuilder.nodes import Nodes
-
     partition = choice.site.partition(choice.partition)
     long = max((one.jobs.minutes for one in choice.found.recipe.sources.values() if one.jobs), default=0)
     if not (partition.builds_on == "compute" or long) or choice.site.scheduler.kind == "none":
         return None
+    from envbuilder import job, scheduler
+    from envbuilder.cli.jobs import billing
+    from envbuilder.nodes import Nodes
+
     if scheduler.allocation(os.environ):
         return None
     # one GPU is the least that such a partition gives; a build computes on none

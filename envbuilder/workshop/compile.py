@@ -243,7 +243,10 @@ def main(spec_file):
     for entry in os.listdir(spec["out"]):
         if entry.endswith(".whl"):
             os.unlink(os.path.join(spec["out"], entry))
-    code = run(spec["command"], spec["work"], environment(spec), spec["log"])
+    env, started = environment(spec), time.monotonic()
+    code = run(spec["command"], spec["work"], env, spec["log"])
+    sys.stdout.write(f"the compilation took {time.monotonic() - started:.2f} s\n")
+    sys.stdout.flush()
     wrong = judged(spec["log"], spec["rules"])
     if not code and not wrong:
         problem = wheel_problem(spec["out"], spec["name"], spec["version"])
