@@ -34,13 +34,13 @@ def locks(first: Lock, second: Lock) -> tuple[Difference, ...]:
         for old, _, new in [line.partition(": ")[2].partition(" -> ")]
     ]
     for body in sorted(set(first.bodies) | set(second.bodies)):
-        found += _mappings(body, _artefacts(first, body), _artefacts(second, body))
+        found += mappings(body, _artefacts(first, body), _artefacts(second, body))
     return tuple(found)
 
 
 def trees(first: Path, second: Path) -> tuple[Difference, ...]:
     """What differs between two trees: names, kinds, bytes, link targets. Bytecode is left out."""
-    return tuple(_mappings("", _tree(first), _tree(second)))
+    return tuple(mappings("", _tree(first), _tree(second)))
 
 
 def _artefacts(lock: Lock, body: str) -> dict[str, str]:
@@ -78,7 +78,8 @@ def _mark(path: str, relative: str, root: str) -> str:
     return f"{executable}sha256 {sha256(Path(path))}"
 
 
-def _mappings(place: str, first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Difference]:
+def mappings(place: str, first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Difference]:
+    """What differs between two mappings; `place` stands before each name."""
     for name in sorted(set(first) | set(second)):
         old, new = first.get(name), second.get(name)
         if old == new:

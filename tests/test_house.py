@@ -37,7 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "host_mpi linking inventory image image_signature",
         "builders.base artefacts bundle kept_wheels checkout download told launcher compare memo checks.reading",
         "gpu_witness trace_binds survey",
-        "doctor_stack lint proof resolve sbom workflows witness manifest checks.* first_site",
+        "doctor_stack lint proof resolve sbom workflows witness manifest witnessed checks.* first_site",
         "contents doctor drift inside programs",
         "examine report.*",
         "builders.installing",

@@ -59,6 +59,14 @@ class User:
         (one,) = json.loads(done.stdout)["environments"]
         return {outcome["check"]: outcome for outcome in one["outcomes"]}
 
+    def likeness(self, tree: str, image: str, *, verified: bool = False) -> dict[str, Any]:
+        """What `diff --witnessed` says of a tree and an image; the tree is verified first, unless it was."""
+        if not verified:
+            assert_all_passed(self.outcomes(tree))
+        done = self.run("diff", "--witnessed", tree, image, "--json")
+        assert done.returncode == 0, done.stderr + done.stdout
+        return dict(json.loads(done.stdout))
+
 
 @pytest.fixture(scope="module")
 def user(test_home: Path, apptainer_path: str) -> User:
@@ -276,10 +284,23 @@ def test_under_slurm_an_image_gets_the_sites_own_mpi(elsewhere: User, testbed: T
     assert "the host's on 4 ranks" in outcomes["image-mpi"]["witnessed"]
 
 
-def test_tensorflow_trains_in_an_image(user: User) -> None:
+def test_tensorflow_trains_in_an_image_and_gives_the_bits_that_it_gives_in_a_tree(
+    user: User, tensorflow_env: Path
+) -> None:
     user.build("tensorflow-onednn@2.21.0")
 
     outcomes = user.outcomes("tensorflow-onednn@2.21.0.sif")
 
     assert_all_passed(outcomes)
     assert "bit for bit on 2 ranks" in outcomes["tensorflow-gradients-equal"]["witnessed"]
+    likeness = user.likeness(tensorflow_env.name, "tensorflow-onednn@2.21.0.sif")
+    assert likeness["equal"] == 6
+    assert likeness["unequal"] == []
+    assert "libmpich.so.12" in {one["what"].rpartition(" ")[2] for one in likeness["differences"]}
+    # another CPU's kernels: other bits, and the reason for them
+    slow = user.run("verify", tensorflow_env.name, ONEDNN_MAX_CPU_ISA="SSE41", TF_DISABLE_MKL="0")
+    assert slow.returncode == 0, slow.stderr + slow.stdout
+    other = user.likeness(tensorflow_env.name, "tensorflow-onednn@2.21.0.sif", verified=True)
+    assert {one["what"] for one in other["differences"] if "convolution" in one["what"]}
+    assert set(other["explained"].values()) == {"other kernels, or another number of threads or ranks"}
+    assert other["unexplained"] == []

@@ -1,4 +1,4 @@
-"""The commands that make things: build, lock, bundle, plan, diff."""
+"""The commands that make things: build, lock, bundle, plan."""
 
 from __future__ import annotations
 
@@ -163,28 +163,6 @@ def target(arguments: Namespace, console: Console) -> int:
     else:
         console.result(to_yaml(plain(document)).rstrip("\n"))
     return FINE
-
-
-def diff(arguments: Namespace, console: Console) -> int:
-    """`envbuilder diff`: exit code 0 for equal, 1 for different."""
-    from dataclasses import asdict
-
-    from envbuilder import compare
-
-    first, second = (_lock_or_tree(name, arguments) for name in (arguments.first, arguments.second))
-    if isinstance(first, Path) and isinstance(second, Path):
-        found = compare.trees(first, second)
-    elif not isinstance(first, Path) and not isinstance(second, Path):
-        found = compare.locks(first, second)
-    else:
-        raise InputError("a lock cannot be compared with a tree", hint="give two locks, or two environments")
-    if console.json:
-        console.document({"equal": not found, "differences": [asdict(difference) for difference in found]})
-    elif found:
-        console.result("\n".join(f"{d.kind:8} {d.what}: {d.first or '-'} -> {d.second or '-'}" for d in found))
-    else:
-        console.done("no difference")
-    return SAID_NO if found else FINE
 
 
 def _wish(arguments: Namespace) -> Wish:
@@ -371,12 +349,3 @@ def _moment(text: str) -> datetime | None:
     except ValueError as error:
         raise InputError(f"--exclude-newer: {text[:40]!r} is not a date", hint="write it as 2026-01-31") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-
-
-def _lock_or_tree(name: str, arguments: Namespace) -> Lock | Path:
-    path = Path(name)
-    if (path / "lock.json").is_file():
-        return store.read_lock(path)
-    if (path / "pyvenv.cfg").is_file():
-        return path.resolve()
-    return Path(store.find(opened(arguments.site), name).prefix)

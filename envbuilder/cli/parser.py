@@ -179,9 +179,13 @@ def _add_making(verbs: Verbs) -> None:
     )
     _add_wish(target)
     _add_json(target)
-    diff = _verb(verbs, "diff", "diff", "compare two locks, or two trees, and say what differs", module="making")
+    diff = _verb(verbs, "diff", "diff", "compare two locks, or two trees, and say what differs", module="comparing")
     diff.add_argument("first", metavar="A", help="a lock's folder, an environment, or the path of a tree")
     diff.add_argument("second", metavar="B", help="likewise")
+    diff.add_argument(
+        "--witnessed", action="store_true",
+        help="compare what the last verifies of two environments saw: versions, libraries, kernels, and results, bit by bit",
+    )  # fmt: skip
     _add_site(diff)
     _add_json(diff)
 
