@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -238,12 +239,12 @@ def test_an_image_on_a_folder_is_proven(
     env = {**os.environ, "PATH": apptainer_path, "ENVBUILDER_HOME": str(tmp_path / "store")}
     (sif,) = (path for path in (test_home / "bases").glob("debian-12-*-build.sif"))
     tree = tmp_path / "rootfs"
-    squashed = ("sif", "dump", "3", str(sif))
-    with open(tmp_path / "tree.sqfs", "wb") as sink:
-        subprocess.run(("apptainer", *squashed), env=env, stdout=sink, check=True)
-    subprocess.run(
-        ("unsquashfs", "-q", "-n", "-no-xattrs", "-d", str(tree), str(tmp_path / "tree.sqfs")), env=env, check=True
+    objects = subprocess.run(
+        ("apptainer", "sif", "list", str(sif)), env=env, capture_output=True, text=True, check=True
     )
+    (start,) = re.findall(r"\|([0-9]+)-[0-9]+ *\|FS ", objects.stdout)
+    unpack = ("unsquashfs", "-q", "-n", "-no-xattrs", "-o", start, "-d", str(tree), str(sif))
+    subprocess.run(unpack, env=env, capture_output=True, check=True)
     shutil.copytree(test_home / "cache/artefacts", tmp_path / "store/cache/artefacts")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
