@@ -40,7 +40,7 @@ def _rebuild(place: Place, name: str, *kept: str) -> tuple[float, float]:
     """Seconds of a build in a store with so much in it, and of the next one, for which one package changed."""
     before = _pinned(place, "1.16.0")
     place.run(ENVBUILDER, "build", "second", *IMAGE, env=before)  # fetches
-    fresh = _store(place, name, "cache/artefacts", "cache/uv", *kept)
+    fresh = _store(place, name, "cache/artefacts", *kept)
     full = fresh.run(ENVBUILDER, "build", "second", *IMAGE, env=before)
     after = _pinned(place, "1.17.0")
     again = fresh.run(ENVBUILDER, "build", "second", *IMAGE, env=after)
