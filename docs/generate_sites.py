@@ -208,6 +208,7 @@ def _facts(one: Partition, stated: Mapping[str, Any]) -> Iterator[tuple[str, str
         ("compilers", ", ".join([f"`{one.compilers.cc}`", f"`{one.compilers.cxx}`", *fortran]), one.compilers.source),
         ("batch", words.batch(one), one.scheduler.source),
         ("launch", words.launch(one), one.launch.source),
+        *(("for Spack", f"`{external.spec}` in `{external.prefix}`", external.source) for external in one.externals),
     ]
     yield from ((name, cell(text), words.cited(keys)) for name, text, keys in rows if text)
 

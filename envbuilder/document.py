@@ -37,17 +37,29 @@ class Mark:
 
 
 class Text(str):
-    """Text that knows where it was written, so that an error found much later can still say so."""
+    """Text that knows where it was written, so that an error found much later can still say so.
 
-    __slots__ = ("mark",)
+    `shift` is how far behind its mark the first character stands (behind a quote); None where characters and columns do not
+    go together, in texts of several lines or with escapes.
+    """
+
+    __slots__ = ("mark", "shift")
     mark: Mark
+    shift: int | None
 
     @classmethod
-    def at(cls, value: str, mark: Mark) -> Text:
+    def at(cls, value: str, mark: Mark, shift: int | None = None) -> Text:
         """The text `value`, written at `mark`."""
         text = cls(value)
         text.mark = mark
+        text.shift = shift
         return text
+
+    def place(self, offset: int) -> Mark:
+        """Where its character number `offset` (from 0) stands, or the whole text where that cannot be told."""
+        if self.shift is None:
+            return self.mark
+        return Mark(self.mark.file, self.mark.line, self.mark.column + self.shift + offset)
 
 
 def where(value: object) -> str:
@@ -174,6 +186,14 @@ def _place(before: str, file: str) -> Mark:
     return Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
+def _shift(event: Any) -> int | None:
+    """See `Text`; the length in the file is compared with that of the value."""
+    start, end = event.start_mark, event.end_mark
+    quotes = 1 if event.style in ("'", '"') else 0
+    one_to_one = start.line == end.line and end.column - start.column == len(event.value) + 2 * quotes
+    return quotes if one_to_one and event.style not in ("|", ">") else None
+
+
 def _strange(text: str, file: str) -> Mark:
     """The place of the first character that YAML does not allow; the parser gives none."""
     for at, letter in enumerate(text):
@@ -260,10 +280,9 @@ class _Builder:
         mark = self._mark(event)
         if event.tag not in (None, "!"):
             raise self._refuse(event, f"the tag {event.tag!r} is not allowed", "write plain data")
-        if not event.implicit[0]:
-            return Node(Text.at(event.value, mark), mark, path, event.value)
-        value = self._resolved(event)
-        return Node(Text.at(value, mark) if isinstance(value, str) else value, mark, path, event.value)
+        value = self._resolved(event) if event.implicit[0] else event.value
+        text = Text.at(value, mark, _shift(event)) if isinstance(value, str) else value
+        return Node(text, mark, path, event.value)
 
     def _resolved(self, event: Any) -> Any:
         """What YAML makes of an unquoted scalar; dates stay text, since no field of ours is a date type."""

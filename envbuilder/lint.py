@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from envbuilder import catalog, request, site_rules
+from envbuilder import catalog, described, request, site_rules
 from envbuilder import site as site_format
 from envbuilder.activation import Activation, Setting, script
 from envbuilder.document import read_text, where
@@ -18,7 +18,6 @@ from envbuilder.partition import Partition
 from envbuilder.places import Origin
 from envbuilder.recipe import Recipe
 from envbuilder.site import Site
-from envbuilder.target import Compiler, Mpi, Python, Target
 
 
 def lint_recipe(origin: Origin, env: Mapping[str, str]) -> list[str]:
@@ -61,45 +60,15 @@ def _site(path: str, _changed: int) -> Site:
 def _rendering(recipe: Recipe, version: str, place: tuple[str, str, Partition]) -> list[str]:
     """Render a variant for a partition as its facts describe it; that it does not fit there is no mistake."""
     site, name, partition = place
-    minor = ".".join(partition.python.version.split(".")[:2]) or "3.12"
-    mpi = _mpi(partition)
-    target = Target(
-        site=site,
-        partition=name,
-        arch="x86_64",
-        libc="",
-        gpu=partition.gpu.vendor,
-        python=Python(
-            path="python3",
-            version=f"{minor}.0",
-            soabi=f"cpython-{minor.replace('.', '')}-x86_64-linux-gnu",
-            headers=True,
-        ),
-        mpi=mpi,
-        compiler=Compiler(path="cc", version="cc", cxx="c++"),
-        gpu_arch=partition.gpu.arch,
-        toolkit=partition.gpu.toolkit,
-    )
-    facts = {
-        "site": site,
-        "partition": name,
-        "arch": "x86_64",
-        "mpi": "mpich",
-        "provider": mpi.provider,
-        "gpu": partition.gpu.vendor,
-    }
+    target = described.target(site, name, partition)
+    facts = described.facts(site, name, partition)
     try:
         if not misfit(recipe, recipe.variant(version), partition, facts):
             request.concrete(recipe, recipe.variant(version), partition, target)
+            request.specs(recipe, recipe.variant(version), target)
     except EnvbuilderError as error:
         return _lines(error)
     return []
-
-
-def _mpi(partition: Partition) -> Mpi:
-    if partition.mpi.provider == "system":
-        return Mpi(provider="system", name=partition.mpi.name, mpicc="cc", mpicxx="CC", soname=partition.mpi.soname)
-    return Mpi(provider="wheel", name="mpich", package="mpich")
 
 
 def _settings(recipe: Recipe) -> list[str]:

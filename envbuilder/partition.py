@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from envbuilder.externals import External
+from envbuilder.externals import table as external_table
 from envbuilder.recipe import MODULE_FILE, NEEDS
 from envbuilder.shape import Field, ListOf, MapOf, Switch, Table, Whole, Words, real_date
 from envbuilder.source import VARIABLE
@@ -160,6 +162,7 @@ class Partition:
     compilers: Compilers = field(default_factory=Compilers)
     scheduler: Directives = field(default_factory=Directives)
     launch: Launch = field(default_factory=Launch)
+    externals: tuple[External, ...] = ()
     notes: tuple[str, ...] = ()
 
     def offers(self) -> tuple[str, ...]:
@@ -367,6 +370,9 @@ PARTITION = Table(
         "compilers": Field(shape=_COMPILERS),
         "scheduler": Field(shape=_DIRECTIVES),
         "launch": Field(shape=_LAUNCH),
+        "externals": Field(
+            shape=ListOf(of=external_table(MODULE_FILE, PATH, SOURCE), doc="What Spack finds installed here.")
+        ),
         "notes": Field(shape=ListOf(of=Words(doc="A note."), doc="What people should know of these nodes, such as traps.")),
     },
 )  # fmt: skip

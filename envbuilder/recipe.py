@@ -101,6 +101,7 @@ class Recipe:
     features: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     specs: tuple[str, ...] = ()
+    not_in_spack: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
     packages: tuple[str, ...] = ()
@@ -242,7 +243,20 @@ RECIPE = Table(
             shape=ListOf(of=Words(doc="A need.", choices=NEEDS), doc="What a partition must offer.")
         ),
         "specs": Field(
-            shape=ListOf(of=Words(doc="A spec in Spack's syntax.", example="py-mpi4py"), doc="The same wish as Spack specs.")
+            shape=ListOf(
+                of=Words(
+                    doc="A spec in Spack's syntax, of a package that is named.", example="py-mpi4py@4:", rendered=True
+                ),
+                doc="The same wish as Spack specs.",
+            )
+        ),
+        "not_in_spack": Field(
+            shape=ListOf(
+                of=Words(
+                    doc="A distribution.", pattern=r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", example="warmup-scheduler"
+                ),
+                doc="Distributions of which Spack has no package; an export writes one from the lock.",
+            )
         ),
         "imports": Field(
             shape=ListOf(of=Words(doc="A module.", pattern=MODULE, example="torch"), doc="Modules that must import.")
@@ -270,6 +284,7 @@ def from_node(node: Node) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise InputError(f"{node.mark}: not a recipe")
     mistakes = [*_template_mistakes(node), *_variant_mistakes(recipe), *_setting_mistakes(recipe)]
+    mistakes += _spec_mistakes(recipe)
     mistakes += [line for name, source in recipe.sources.items() for line in source_mistakes(name, source)]
     if mistakes:
         raise InputError("\n".join(mistakes))
@@ -288,6 +303,7 @@ def layered(layer: Recipe, base: Recipe) -> Recipe:
         features=_joined(base.features, layer.features),
         needs=_joined(base.needs, layer.needs),
         specs=_joined(base.specs, layer.specs),
+        not_in_spack=_joined(base.not_in_spack, layer.not_in_spack),
         imports=_joined(base.imports, layer.imports),
         variants=layer.variants or base.variants,
         packages=_joined(base.packages, layer.packages),
@@ -352,6 +368,15 @@ def _variant_mistakes(recipe: Recipe) -> list[str]:
     if not recipe.variants and not recipe.extends:
         mistakes.append(f"{where(recipe.name)}variants: a recipe without a base needs at least one; add `variants:`")
     return mistakes
+
+
+def _spec_mistakes(recipe: Recipe) -> list[str]:
+    """Mistakes in specs that hold no expression; the others are judged once they are rendered."""
+    if not recipe.specs:
+        return []
+    from envbuilder import spec_text
+
+    return [wrong for text in recipe.specs if "{{" not in text and (wrong := spec_text.wish_problem(text))]
 
 
 def _setting_mistakes(recipe: Recipe) -> list[str]:

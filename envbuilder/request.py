@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envbuilder.document import digest, where
 from envbuilder.errors import InputError
@@ -19,6 +19,9 @@ from envbuilder.recipe import Data, Index, Recipe, RunSetting, Variant
 from envbuilder.source import TAG, URL, VERSION, Git, Source
 from envbuilder.target import Central, Target
 from envbuilder.template import Scope, render
+
+if TYPE_CHECKING:
+    from envbuilder.spec import Spec
 
 # What only the plan knows of a source build: the tree it builds in, the compiler, the MPI's compiler wrapper.
 BUILD_ENVIRONMENT = "@BUILD_ENVIRONMENT@"
@@ -86,6 +89,14 @@ def concrete(recipe: Recipe, variant: Variant, partition: Partition, target: Tar
     request = _rendered(recipe, variant, target, scope(recipe, variant, target))
     _refuse_without_cxx(request, target)
     return request
+
+
+def specs(recipe: Recipe, variant: Variant, target: Target) -> tuple[Spec, ...]:
+    """The recipe's specs for one variant on one target; raises `InputError` that points at the character."""
+    from envbuilder import spec_text
+
+    names = scope(recipe, variant, target)
+    return tuple(spec_text.wish(render(text, names)) for text in recipe.specs)
 
 
 def scope(recipe: Recipe, variant: Variant, target: Target) -> Scope:

@@ -76,7 +76,7 @@ class Words:
         if wrong:
             problems.add(node, wrong, f"write for example {self.example!r}" if self.example else "see the reference")
             return None
-        return Text.at(node.value, node.mark)
+        return node.value if isinstance(node.value, Text) else Text.at(node.value, node.mark)
 
     def _wrong(self, value: str) -> str | None:
         if controls(value.translate(_BREAKS) if self.multiline else value):

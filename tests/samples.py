@@ -28,6 +28,7 @@ RECIPE: dict[str, Any] = {
     "features": ["mpi4py"],
     "needs": ["cpu", "mpi"],
     "specs": ["py-mpi4py@4:"],
+    "not_in_spack": ["warmup-scheduler"],
     "imports": ["mpi4py.MPI"],
     "variants": [
         {
@@ -207,6 +208,19 @@ SITE: dict[str, Any] = {
                 "env": {"A_VARIABLE": "a value"},
                 "source": ["M"],
             },
+            "externals": [
+                {
+                    "spec": "gcc@12.2.0",
+                    "prefix": "/opt/gcc/12.2.0",
+                    "modules": ["gcc/12.2.0"],
+                    "compilers": {
+                        "c": "/opt/gcc/12.2.0/bin/gcc",
+                        "cxx": "/opt/gcc/12.2.0/bin/g++",
+                        "fortran": "/opt/gcc/12.2.0/bin/gfortran",
+                    },
+                    "source": ["M"],
+                }
+            ],
             "notes": ["a trap"],
         }
     },

@@ -24,22 +24,23 @@ ROOT = PACKAGE.parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors modes",
+        "errors modes spec_versions",
         "document process template causes.*",
-        "console shape symptoms",
-        "source evidence environment effect gate_memo wish",
+        "console shape spec spec_reader symptoms",
+        "source evidence environment effect gate_memo spec_text wish",
         "recipe run_memo",
+        "externals",
         "partition plan target",
         "work",
-        "site preload container lock checks.base fit",
+        "site preload container lock checks.base fit described",
         "activation_script elf sif_header mounts traces gpu_code lock places request pip_config site_rules toolchain",
         "activation apt_sources base_image catalog dpkg host job modules packed reachable runtime scheduler signature store",
         "host_mpi linking inventory image image_signature",
         "builders.base artefacts bundle kept_wheels checkout download told launcher compare memo checks.reading",
         "gpu_witness trace_binds survey",
-        "doctor_stack lint proof resolve sbom workflows witness manifest witnessed checks.* first_site",
-        "contents doctor drift inside programs",
-        "examine report.*",
+        "doctor_stack lint proof spack_config spack_environment resolve sbom workflows witness manifest witnessed checks.* first_site",
+        "contents doctor drift inside programs spack_site",
+        "examine parity report.*",
         "builders.installing",
         "builders.source",
         "builders.venv builders.definition",
@@ -218,7 +219,8 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     commands = ["build", "lock", "plan", "bundle", "diff", "verify", "run", "gate", "envs", "envs list", "envs show", "envs rm", "gc",
                 "lint", "schema", "recipes", "recipes list", "recipes show", "sites list", "sites show",
                 "sites doctor", "sites init", "sites trace-binds", "drift", "doctor", "sign", "import",
-                "export sbom", "export containerfile", "export workflow"]  # fmt: skip
+                "export sbom", "export containerfile", "export workflow",
+                "export spack", "sites import-spack", "parity"]  # fmt: skip
     for command in commands:
         assert cli.main([*command.split(), "--help"]) == 0
         assert "usage: envbuilder" in capsys.readouterr().out

@@ -1,13 +1,14 @@
-"""`diff`: two locks, two trees, or what two environments were seen to do."""
+"""The commands that compare: diff (locks, trees, what was witnessed) and parity (the worlds of one recipe)."""
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envbuilder import compare, store
+from envbuilder import catalog, compare, proof, store
 from envbuilder.cli.place import opened
 from envbuilder.compare import Difference
 from envbuilder.console import Console
@@ -35,6 +36,48 @@ def diff(arguments: Namespace, console: Console) -> int:
     else:
         console.done("no difference")
     return SAID_NO if found else FINE
+
+
+def parity(arguments: Namespace, console: Console) -> int:
+    """`envbuilder parity`: the newest environment of each builder, and a Spack environment if one is named; builds nothing."""
+    from envbuilder import parity as comparing
+    from envbuilder.builders import NAMES
+    from envbuilder.document import load_json
+    from envbuilder.report import parity_table
+
+    found = catalog.find_recipe(arguments.recipe, os.environ)
+    site, _ = catalog.find_site(arguments.site, os.environ)
+    if arguments.partition:
+        site.partition(arguments.partition)
+    place = opened(arguments.site)
+    newest = {}
+    for environment in sorted(store.environments(place), key=lambda one: one.created):
+        fits = (environment.recipe, environment.site) == (found.recipe.name, site.name)
+        fits = fits and arguments.partition in ("", environment.partition)
+        if fits and found.version in ("", environment.version) and not environment.pack:
+            newest[environment.builder] = environment
+    worlds = []
+    for _, environment in sorted(newest.items()):
+        path = proof.path_of(place, environment)
+        worlds.append(comparing.of_environment(environment, proof.load(path) if path.is_file() else None))
+    if arguments.spack:
+        path = Path(arguments.spack) / "spack.lock"
+        if not path.is_file():
+            raise InputError(f"{path} is not there", hint=f"run: spack -e {arguments.spack} concretize")
+        worlds.append(comparing.of_spack(load_json(path, "lock of Spack"), arguments.spack))
+    missing = tuple(comparing.missing(worlds, sorted(NAMES), arguments.recipe))
+    if len(worlds) < 2:
+        lines = "\n".join(f"    {line}" for line in missing)
+        raise InputError(
+            f"{len(worlds)} of {arguments.recipe} at {site.name}: there is nothing to compare it with\n{lines}",
+            hint="make another, and ask again",
+        )
+    rows = comparing.rows(worlds)
+    if console.json:
+        console.document(parity_table.document(arguments.recipe, worlds, rows, missing))
+    else:
+        console.result(parity_table.render(worlds, rows, missing, colour=console.results_in_colour))
+    return FINE
 
 
 def _witnessed(arguments: Namespace, console: Console) -> int:

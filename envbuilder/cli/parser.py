@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from envbuilder import __version__
-from envbuilder.cli import packing_options, trust_words
+from envbuilder.cli import packing_options, spack_options, trust_words
 
 _ABOUT = """\
 Build Python machine-learning environments on supercomputers, and prove what they really run.
@@ -307,7 +307,7 @@ def _add_describing(verbs: Verbs) -> None:
     for kind in ("recipes", "sites"):
         group = verbs.add_parser(kind, help=f"list or show {kind}", description=f"The {kind} that are known.")
         group.set_defaults(run=_lazily("describing", f"list_{kind}"))
-        known = "list|show|doctor|init|trace-binds" if kind == "sites" else "list|show"
+        known = "list|show|doctor|init|import-spack|trace-binds" if kind == "sites" else "list|show"
         parts = group.add_subparsers(dest="part", metavar=known, parser_class=_Parser)
         if kind == "sites":
             _add_surveying(parts)
@@ -346,6 +346,7 @@ def _add_surveying(parts: Verbs) -> None:
     )
     init.add_argument("name", metavar="NAME", help="the site's name")
     init.add_argument("-o", "--output", default="", metavar="FILE", help="write FILE (default: NAME.yaml)")
+    spack_options.add_import(parts, _verb)
     trace = _verb(
         parts,
         "trace-binds",

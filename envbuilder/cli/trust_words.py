@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from envbuilder.cli import spack_options
+
 
 class Means(NamedTuple):
     """What commands are added with: a command, the option for a site, the one for JSON."""
@@ -19,6 +21,7 @@ def add(verbs: Any, means: Means) -> None:
     """Add them to the commands."""
     _signing(verbs, means)
     _exporting(verbs, means)
+    means.json(spack_options.add_parity(verbs, means.verb, means.site))
 
 
 def _signing(verbs: Any, means: Means) -> None:
@@ -39,7 +42,7 @@ def _signing(verbs: Any, means: Means) -> None:
 def _exporting(verbs: Any, means: Means) -> None:
     export = verbs.add_parser("export", help="write what other tools read", description="What other tools read.")
     parts = export.add_subparsers(
-        dest="part", required=True, metavar="sbom|containerfile|workflow", parser_class=type(export)
+        dest="part", required=True, metavar="sbom|containerfile|workflow|spack", parser_class=type(export)
     )
     bill = means.verb(
         parts, "sbom", "sbom", "write the bill of materials (CycloneDX) of an environment", module="exporting"
@@ -69,5 +72,6 @@ def _exporting(verbs: Any, means: Means) -> None:
     flow.add_argument("service", choices=("github", "gitlab"))
     flow.add_argument("recipes", metavar="RECIPE", nargs="+", help="what it builds images of")
     flow.add_argument("-o", "--output", default="", metavar="FILE", help="write FILE (default: the standard output)")
-    for verb in (bill, oci):
+    spack = spack_options.add_export(parts, means.verb)
+    for verb in (bill, oci, spack):
         means.site(verb)
