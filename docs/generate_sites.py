@@ -206,6 +206,7 @@ def _facts(one: Partition, stated: Mapping[str, Any]) -> Iterator[tuple[str, str
         ("Python", " ".join(python), one.python.source),
         ("MPI", words.mpi(one), one.mpi.source),
         ("compilers", ", ".join([f"`{one.compilers.cc}`", f"`{one.compilers.cxx}`", *fortran]), one.compilers.source),
+        ("conda's virtual packages", ", ".join(f"`{key}` {value}" for key, value in one.virtual_packages.items()), ()),
         ("batch", words.batch(one), one.scheduler.source),
         ("launch", words.launch(one), one.launch.source),
         *(("for Spack", f"`{external.spec}` in `{external.prefix}`", external.source) for external in one.externals),

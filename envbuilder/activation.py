@@ -71,7 +71,8 @@ class Activation:
 
     `prefix` is the absolute path of the environment, `name` what people call it, `caches` the directory under which
     caches go unless ENVBUILDER_CACHE names another, `prepend_path` what follows PREFIX/bin at the front of PATH. `effect` is
-    what the site's modules did when the environment was built; `site_packages` beats a PYTHONPATH that they set.
+    what the site's modules did when the environment was built; `site_packages` beats a PYTHONPATH that they set;
+    `conda` is whether the tree is conda's, and not a virtual environment.
     """
 
     prefix: Path
@@ -81,6 +82,7 @@ class Activation:
     prepend_path: tuple[Path, ...]
     effect: Effect = field(default_factory=Effect)
     site_packages: Path | None = None
+    conda: bool = False
 
 
 def environment(activation: Activation, base: Mapping[str, str]) -> dict[str, str | None]:
@@ -162,8 +164,12 @@ def _assignments(activation: Activation) -> Iterator[Setting]:
     for name in sorted(activation.effect.unset):
         if not _RESERVED.match(name):
             yield Setting(name=name, value=None, why="as the modules leave it")
-    yield Setting(name="VIRTUAL_ENV", value=fspath(activation.prefix), why="what tools look at")
+    conda, prefix = activation.conda, fspath(activation.prefix)
+    why = "not this kind of environment"
+    yield Setting(name="VIRTUAL_ENV", value=None if conda else prefix, why=why if conda else "what tools look at")
     yield Setting(name="VIRTUAL_ENV_PROMPT", value=_label(activation), why="what prompts show")
+    if conda:
+        yield Setting(name="CONDA_PREFIX", value=prefix, why="what tools look at")
     yield Setting(name="ENVBUILDER_ENVIRONMENT", value=activation.name, why="the name of this environment")
     yield Setting(name="PYTHONHOME", value=None, why="would replace the standard library")
     yield Setting(name="PYTHONNOUSERSITE", value="1", why="packages in HOME would shadow those that were verified")

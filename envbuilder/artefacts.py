@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from envbuilder import conda, pip_config, store
 from envbuilder import lock as lock_format
-from envbuilder import pip_config, store
 from envbuilder.errors import HostError, InputError
 from envbuilder.host import sha256
 from envbuilder.lock import Artefact, Lock
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from packaging.tags import Tag
 
 # What the name of a file may be: it becomes a path.
-FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}")
+FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!-]{0,250}")
 
 
 def needed(lock: Lock, target: Target) -> tuple[Artefact, ...]:
     """Every file that is installed or compiled on the target, by name; raises `InputError` when a wheel fits nowhere."""
-    found = list(chosen(lock, lock_format.MAIN, target, without=compiled(lock)))
+    found = [*lock.artefacts(conda.BODY), *chosen(lock, lock_format.MAIN, target, without=compiled(lock))]
     for name in lock.sources:
         found += lock.artefacts(lock_format.source_body(name))
         found += chosen(lock, lock_format.build_body(name), target)

@@ -160,7 +160,7 @@ def _environment(step: Run, plan: Plan) -> dict[str, str | None]:
 def _how_far(step: Run) -> str:
     if step.watch is None or not step.total:
         return ""
-    installed = sum(1 for _ in step.watch.glob("python*/site-packages/*.dist-info"))
+    installed = sum(1 for _ in step.watch.glob(step.counted))
     return f"{min(installed, step.total)} of {step.total} packages"
 
 

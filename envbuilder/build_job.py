@@ -44,6 +44,7 @@ def build(
 def _words(wish: Wish, nodes: Nodes) -> tuple[str, ...]:
     return (
         wish.recipe, "--site", str(nodes.site_file), "--partition", nodes.partition,
+        *(("--builder", wish.builder) if wish.builder != "venv" else ()),
         *(("--python", wish.python) if wish.python else ()), *(("--on", wish.on) if wish.on else ()),
     )  # fmt: skip
 

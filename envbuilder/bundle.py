@@ -37,7 +37,7 @@ MAX_ARTEFACT = 8**11 - 1  # what a tar can say of a size without extensions: 8 G
 
 _BLOCK = 512
 _CHUNK = 1 << 20
-_LOCK_FILE = re.compile(r"lock/(lock\.json|pylock(\.[A-Za-z0-9][A-Za-z0-9._-]{0,200})?\.toml)")
+_LOCK_FILE = re.compile(r"lock/(lock\.json|conda\.json|pylock(\.[A-Za-z0-9][A-Za-z0-9._-]{0,200})?\.toml)")
 _ARTEFACT = re.compile(rf"artefacts/([0-9a-f]{{64}})/({artefacts.FILE.pattern})")
 _AGAIN = "copy it again, or make it anew: envbuilder bundle RECIPE"
 _KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder",

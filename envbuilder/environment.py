@@ -14,7 +14,9 @@ SCHEMA = 1
 # the fields of a manifest that are not text
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("features", "imports", "settings", "preloads", "data"), (list, tuple)),
-    **dict.fromkeys(("python", "packages", "records", "written", "gpu", "gpus", "scheduler", "signers"), (dict,)),
+    **dict.fromkeys(
+        ("python", "packages", "records", "written", "gpu", "gpus", "scheduler", "signers", "conda"), (dict,)
+    ),
     **dict.fromkeys(("mpi", "modules", "base", "image", "pack"), (dict, type(None))),
     "max_proof_age_hours": (int,),
     "seconds": (int, float),
@@ -44,6 +46,8 @@ class Environment:
 
     `pack` is there when the tree is packed: its `file` and `sha256`, the `prefix` at which its processes see it, and the
     environment that it is `of`.
+
+    `conda` maps each conda package of the tree to its version and build (empty where there is none).
 
     `preloads` are the libraries that the site lets LD_PRELOAD name: `library` (see `envbuilder.preload`) and `why`. `data` are
     what its programs read: the `variable` that leads there, and `why`.
@@ -82,6 +86,7 @@ class Environment:
     site_file: str = ""
     image: Mapping[str, Any] | None = None
     pack: Mapping[str, Any] | None = None
+    conda: Mapping[str, str] = field(default_factory=dict)
     preloads: tuple[Mapping[str, str], ...] = ()
     data: tuple[Mapping[str, str], ...] = ()
 

@@ -48,7 +48,8 @@ class Expectation:
     says none). `module_folders` are those that the site's modules put into LD_LIBRARY_PATH, `preloads` the libraries that
     LD_PRELOAD may name (`library`, `why`), `data` the variables that lead to what programs read (`variable`, `why`).
     `gpu_vendor` is whose GPUs the nodes have (`none`, `amd`, ...), whatever the recipe computes on; "" where that is not
-    known. `image` (or `pack`) is that of `environment.Environment`; then `prefix` is a place inside it. `image_key` is the
+    known. `image` (or `pack`) is that of `environment.Environment`; then `prefix` is a place inside it. `conda` maps
+    conda packages to version and build. `image_key` is the
     public key that it must be signed with, "" where nobody names one.
     """
 
@@ -74,6 +75,7 @@ class Expectation:
     image: Mapping[str, Any] | None = None
     image_key: str = ""
     pack: Mapping[str, Any] | None = None
+    conda: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

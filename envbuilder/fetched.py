@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from envbuilder import host, process
+from envbuilder import conda, host, process
 from envbuilder.lock import Lock
 from envbuilder.plan import Product
 from envbuilder.process import Command
@@ -28,7 +28,12 @@ def forget(prepared: Prepared, locked: Lock) -> None:
             for inner in step.actions:
                 if isinstance(inner, Product):  # a compilation that would go on
                     inner.path.unlink(missing_ok=True)
-    names = sorted(name for body in locked.bodies for name in locked.packages(body))
+    names = sorted(name for body in locked.bodies if body != conda.BODY for name in locked.packages(body))
+    for record in locked.conda():
+        for path in prepared.store.path("cache", "conda", "pkgs").glob(
+            f"{record.name}-{record.version}-{record.build}*"
+        ):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     cache = prepared.store.path("cache", "uv")
     if cache.is_dir():
         process.checked(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from envbuilder import elf
+from envbuilder import conda_meta, elf
 from envbuilder.errors import StoreError
 from envbuilder.host import sha256
 from envbuilder.target import Mpi
@@ -20,7 +20,7 @@ from envbuilder.target import Mpi
 class Inventory:
     """`records`: distribution to sha256 of its RECORD. `written`: every file that no RECORD names, to its sha256.
 
-    Symbolic links stand in `written` with "".
+    A conda package stands among the `records` with its own record in conda-meta. Symbolic links stand in `written` with "".
     """
 
     records: dict[str, str]
@@ -31,7 +31,12 @@ def take(prefix: Path) -> Inventory:
     """The inventory of a tree; bytecode is left out, since Python writes it whenever it likes."""
     owned: set[str] = set()
     records: dict[str, str] = {}
+    for package in conda_meta.installed(prefix)[0]:
+        records[package.owner] = package.digest
+        owned.update(f"{prefix}/{path}" for path in (package.file, *package.paths))
     for record in sorted(prefix.glob("lib/python*/site-packages/*.dist-info/RECORD")):
+        if str(record) in owned:
+            continue
         content = record.read_bytes()
         records[_distribution(record)] = hashlib.sha256(content).hexdigest()
         owned.update(_paths(content, str(record.parent.parent)))

@@ -1,8 +1,9 @@
 """Locks: exactly which artefacts, with hashes, answer a request.
 
 A lock is a small envelope (`lock.json`) beside native bodies that are left as the resolver wrote them: `pylock.toml`
-(PEP 751) for the environment, and for each distribution that is compiled here `pylock.source-NAME.toml` (its sdist, archive or
-commit) and `pylock.build-NAME.toml` (its build requirements).
+(PEP 751) for the environment, `conda.json` (`envbuilder.conda`) for what conda brings below it, and for each distribution
+that is compiled here `pylock.source-NAME.toml` (its sdist, archive or commit) and `pylock.build-NAME.toml` (its build
+requirements).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from envbuilder import conda
 from envbuilder.document import controls, digest
 from envbuilder.errors import InputError
 
@@ -112,16 +114,32 @@ class Lock:
         }
 
     def packages(self, body: str = MAIN) -> dict[str, str]:
-        """Normalised distribution names and versions in a body; those of the environment with what no resolver knows."""
+        """Normalised distribution names and versions in a body; those of the environment with what no resolver knows.
+
+        In the body of conda packages, their names with version and build.
+        """
+        if body == conda.BODY:
+            return {record.name: record.identity for record in self.conda()}
         found = {str(package.name): str(package.version) for package in self._parsed(body).packages}
         if body == MAIN:
             for name in self.sources:
                 if not self.request["sources"][name].get("sdist"):
                     found |= self.packages(source_body(name))
+            found |= conda.brought(self.conda())
         return found
+
+    def conda(self) -> tuple[conda.Record, ...]:
+        """The conda packages of the environment."""
+        text = self.bodies.get(conda.BODY)
+        return conda.records(text, conda.BODY) if text is not None else ()
 
     def artefacts(self, body: str = MAIN) -> tuple[Artefact, ...]:
         """Every file that a body names."""
+        if body == conda.BODY:
+            return tuple(
+                Artefact(package=one.name, version=one.identity, file=one.file, url=one.url, sha256=one.sha256)
+                for one in self.conda()
+            )
         return tuple(artefact for package in self._parsed(body).packages for artefact in _files(package))
 
     def _parsed(self, body: str) -> Pylock:
@@ -161,6 +179,7 @@ def from_envelope(envelope: Mapping[str, Any], bodies: Mapping[str, str], file: 
             raise InputError(f"{file}: {name} is missing", hint=f"write the lock anew: envbuilder lock {lock.recipe}")
         _refuse_unhashed(lock, name, file)
     _refuse_sourceless(lock, file)
+    _refuse_two_owners(lock, file)
     return lock
 
 
@@ -291,6 +310,10 @@ def _mapping(envelope: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _refuse_unhashed(lock: Lock, body: str, file: str) -> None:
+    if body == conda.BODY:
+        for artefact in lock.artefacts(body):
+            _refuse_artefact(artefact, body, file)
+        return
     for package in parse_body(lock.bodies[body], f"{file}: {body}").packages:
         files = tuple(_files(package))
         if not files or ((package.vcs or package.archive) and not body.startswith(_SOURCE)):
@@ -298,15 +321,29 @@ def _refuse_unhashed(lock: Lock, body: str, file: str) -> None:
         if package.version is None:
             raise InputError(f"{file}: {body}: {package.name} has no version", hint="write the lock anew")
         for artefact in files:
-            if not re.fullmatch(r"[0-9a-f]{64}", artefact.sha256):
-                raise InputError(f"{file}: {body}: {artefact.file} has no sha256", hint="write the lock anew")
-            if controls(artefact.url) or ("://" in artefact.url and " " in artefact.url):
-                raise InputError(f"{file}: {body}: {artefact.url!r} is not an address", hint="write the lock anew")
+            _refuse_artefact(artefact, body, file)
+
+
+def _refuse_artefact(artefact: Artefact, body: str, file: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{64}", artefact.sha256):
+        raise InputError(f"{file}: {body}: {artefact.file} has no sha256", hint="write the lock anew")
+    if controls(artefact.url) or ("://" in artefact.url and " " in artefact.url):
+        raise InputError(f"{file}: {body}: {artefact.url!r} is not an address", hint="write the lock anew")
+
+
+def _refuse_two_owners(lock: Lock, file: str) -> None:
+    """What conda brings is not brought by anything else."""
+    others = {str(package.name) for package in parse_body(lock.bodies[MAIN], MAIN).packages}
+    both = sorted(others & set(conda.brought(lock.conda())))
+    if both:
+        raise InputError(f"{file}: {both[0]} is in {conda.BODY} and in {MAIN}", hint="write the lock anew")
 
 
 def _wanted(lock: Lock) -> Iterator[str]:
     """The bodies that a whole lock has."""
     yield MAIN
+    if lock.request.get("conda"):
+        yield conda.BODY
     for name in lock.sources:
         yield from (source_body(name), build_body(name))
 

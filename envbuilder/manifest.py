@@ -27,8 +27,8 @@ OF_THE_SITE = ("site", "partition", "site_file", "scheduler", "gpus", "signers",
 def draft(
     plan: Plan, lock: Lock, target: Target, site: Site, *, builder: str, caches: str, site_file: Path
 ) -> Environment:
-    """The manifest of an environment that is not built yet, with nothing in `records`, `written` and `mpi`."""
-    python = target.python
+    """The manifest of an environment that is not built yet, with nothing in `records`, `written`, `mpi` and `created`."""
+    python = plan.python or target.python
     return Environment(
         identifier=plan.identifier,
         builder=builder,
@@ -58,6 +58,7 @@ def draft(
         gpus={str(name): str(partition.gpu.vendor) for name, partition in site.partitions.items()},
         signers=_signers(site),
         preloads=tuple({"library": str(one.library), "why": str(one.why)} for one in site.allowed_preloads),
+        conda={record.name: record.identity for record in lock.conda()},
         created="",
         created_by=f"envbuilder {__version__}",
         seconds=0.0,

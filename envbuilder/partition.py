@@ -21,6 +21,7 @@ PROGRAM = r"[A-Za-z0-9_./+-]+"
 WRAPPER = PROGRAM + r"( -shared)?"
 TOOLKIT = r"(rocm|cuda|oneapi)@[0-9]+(\.[0-9]+)*"
 OPTION = r"--?[A-Za-z][A-Za-z0-9-]*(=[A-Za-z0-9_.,:/@+%*-]+)?"
+KEY_OR_VERSION = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 KEY = r"[A-Za-z][A-Za-z0-9_+.-]*"
 VENDORS = ("none", "amd", "intel", "nvidia")
 
@@ -160,6 +161,7 @@ class Partition:
     python: PythonHere = field(default_factory=PythonHere)
     mpi: MpiContract = field(default_factory=lambda: MpiContract(provider="detect"))
     compilers: Compilers = field(default_factory=Compilers)
+    virtual_packages: Mapping[str, str] = field(default_factory=dict)
     scheduler: Directives = field(default_factory=Directives)
     launch: Launch = field(default_factory=Launch)
     externals: tuple[External, ...] = ()
@@ -368,6 +370,14 @@ PARTITION = Table(
         "python": Field(shape=_PYTHON),
         "mpi": Field(shape=_MPI),
         "compilers": Field(shape=_COMPILERS),
+        "virtual_packages": Field(
+            shape=MapOf(
+                of=Words(doc="A version; of `__archspec` the microarchitecture.", pattern=KEY_OR_VERSION, example="2.31"),
+                keys=r"__[a-z0-9_]+",
+                doc="What conda packages find on these nodes (conda's virtual packages), where it does not follow from the "
+                "other facts: `__glibc`, `__cuda` (the greatest that the driver can), `__linux`.",
+            )
+        ),
         "scheduler": Field(shape=_DIRECTIVES),
         "launch": Field(shape=_LAUNCH),
         "externals": Field(

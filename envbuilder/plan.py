@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from envbuilder.document import digest
 from envbuilder.effect import Effect
+from envbuilder.target import Python
 
 # 1980-01-01, the earliest moment that a zip archive can hold: what is made twice is the same file, times included.
 SEALED_AT = 315532800
@@ -23,7 +24,7 @@ class Run:
     """Run a program. `env` is set for it; with `clean` it sees nothing else but what the modules do.
 
     `cache_first` names options with which the program is content with what was fetched before; if that fails it is run
-    without them. `watch` is a directory whose entries that end in `.dist-info` tell how far it is, of `total`.
+    without them. `watch` is a directory in which the paths that match `counted` tell how far it is, of `total`.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Run:
     clean: bool = False
     cache_first: tuple[str, ...] = ()
     watch: Path | None = None
+    counted: str = "python*/site-packages/*.dist-info"
     total: int = 0
 
 
@@ -129,7 +131,8 @@ class Plan:
     """How one environment is built at `prefix`.
 
     `inputs` is what its identity is made from; every program runs with the `effect` of the site's `modules`.
-    `image` describes the image that it builds, if it does (`environment.Environment.image`).
+    `image` describes the image that it builds, if it does (`environment.Environment.image`), `python` the interpreter that it
+    brings, where that is not the target's.
     """
 
     name: str
@@ -141,6 +144,7 @@ class Plan:
     modules: tuple[str, ...] = ()
     effect: Effect = field(default_factory=Effect)
     image: Mapping[str, Any] = field(default_factory=dict)
+    python: Python | None = None
 
     @property
     def digest(self) -> str:

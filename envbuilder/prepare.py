@@ -6,12 +6,13 @@ Each function is one arrow of the house's line and can be called alone.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from envbuilder import catalog, host, manifest, modes, modules, pip_config, store
+from envbuilder import catalog, conda, host, manifest, modes, modules, pip_config, scheduler, store
 from envbuilder import lock as lock_format
 from envbuilder.builders import builder
 from envbuilder.builders.base import LockOptions, Workplace
@@ -21,16 +22,21 @@ from envbuilder.effect import Loaded
 from envbuilder.errors import HostError, InputError
 from envbuilder.fit import misfit
 from envbuilder.lock import Lock
+from envbuilder.partition import Partition
 from envbuilder.places import Origin
 from envbuilder.plan import Plan
 from envbuilder.recipe import Variant
-from envbuilder.request import Request, concrete
+from envbuilder.request import Request, concrete, with_conda
 from envbuilder.site import Site
 from envbuilder.source import patch_files
 from envbuilder.store import Store
 from envbuilder.target import Python, Target
 from envbuilder.wish import Wish
 from envbuilder.work import Work
+
+_CONDA = "conda"
+# what is tried where nobody asks for a Python, newest first
+_PYTHONS = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9", "3.8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +88,10 @@ def prepare(wish: Wish, env: Mapping[str, str], verb: str, *, choice: Choice | N
     partition = site.partition(choice.partition)
     base = str(found.recipe.base.module) if found.recipe.base else ""
     loaded = modules.load(site, partition, (base,) if base else ())
-    _, python = _choose(found, wish, choice.rows, partition.python.command, loaded)
+    if wish.builder == _CONDA:
+        python = _conda_python(choice)
+    else:
+        _, python = _choose(found, wish, choice.rows, partition.python.command, loaded)
     target = host.target(
         site, choice.partition, python, with_mpi="mpi" in found.recipe.needs, modules=loaded, base=base
     )
@@ -98,6 +107,9 @@ def prepared_for(choice: Choice, target: Target, env: Mapping[str, str], verb: s
     partition = site.partition(choice.partition)
     variant = next((row for row in choice.rows if host.fits(target.python.version, row.python)), choice.rows[0])
     request = concrete(found.recipe, variant, partition, target)
+    if wish.builder == _CONDA:
+        virtual = conda.virtual_packages(partition, target.arch, _glibc(site, partition, target, env))
+        request = with_conda(request, found.recipe, variant, target, virtual)
     place = store.locate(env, site.paths.root)
     modes.make_root(place.root, site.paths.readable_by)
     return Prepared(
@@ -126,7 +138,8 @@ def lock_directory(prepared: Prepared) -> Path:
     """Where the store keeps the lock of this request."""
     request = prepared.request
     layers = prepared.place.layers
-    partition = f"{prepared.target.partition}.{layers.name}" if layers else prepared.target.partition
+    world = layers.name if layers else "conda" if request.conda else ""
+    partition = f"{prepared.target.partition}.{world}" if world else prepared.target.partition
     return prepared.store.lock_directory(request.recipe, request.version, prepared.target.site, partition)
 
 
@@ -149,7 +162,7 @@ def lock(prepared: Prepared, waiting: Callable[[str], None]) -> tuple[Lock, tupl
     """The lock of a request from the store, resolved if there is none or if it is stale, and why it was stale."""
     directory = lock_directory(prepared)
     request = prepared.request
-    name = f"lock-{request.recipe}@{request.version}-{prepared.target.site}.{prepared.target.partition}"
+    name = f"lock-{request.recipe}@{request.version}-{directory.name}"
     with store.guarded(prepared.store, name, waiting):
         old = existing_lock(directory)
         reasons = lock_format.stale(old, request.to_document()) if old else ()
@@ -268,6 +281,31 @@ def _choose(
         f"no Python on this machine fits {found.recipe.name}{asked}: {described}",
         hint="install one (uv python install 3.12, or your system's package) or name one: --python PATH",
     )
+
+
+def _conda_python(choice: Choice) -> Python:
+    """The Python that conda is to bring: the version asked for, else envbuilder's own if it fits, else the newest that does."""
+    wanted, name = choice.wish.python, choice.found.recipe.name
+    if choice.found.recipe.base:
+        raise InputError(f"{name} stands on a module, which conda cannot add to", hint="leave --builder out")
+    if wanted and not re.fullmatch(r"3\.[0-9]{1,2}", wanted):
+        raise InputError(
+            f"--python {wanted}: conda brings the interpreter", hint="name its version, such as --python 3.12"
+        )
+    for row in choice.rows:
+        for minor in (wanted,) if wanted else (host.own_python().minor, *_PYTHONS):
+            if host.fits(minor, row.python):
+                soabi = f"cpython-{minor.replace('.', '')}-{os.uname().machine}-linux-gnu"
+                return Python(path="", version=minor, soabi=soabi, headers=True)
+    described = "; ".join(f"{row.version} needs Python {row.python}" for row in choice.rows)
+    raise InputError(f"no Python fits {name}: {described}", hint="name another version of it, or leave --python out")
+
+
+def _glibc(site: Site, partition: Partition, target: Target, env: Mapping[str, str]) -> str:
+    """The C library's version on the nodes of a partition; nothing where they are other machines than the one looked at."""
+    same = site.scheduler.kind == "none" or partition.builds_on == "compute" or scheduler.allocation(env)
+    found = re.fullmatch(r"glibc ([0-9.]+)", target.libc)
+    return found[1] if same and found else ""
 
 
 def _misfit(found: FoundRecipe, row: Variant, site: Site, partition_name: str, wish: Wish) -> str:

@@ -64,6 +64,7 @@ def expect(
         data=environment.data,
         image=environment.image,
         pack=environment.pack,
+        conda=environment.conda,
         image_key=str(gate.image_key(environment, os.environ) or ""),
         gpu_vendor=environment.gpus.get(partition or environment.partition, ""),
     )

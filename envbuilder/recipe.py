@@ -22,6 +22,8 @@ SCHEMA = 1
 
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?"
 MODULE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+CHANNEL = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,100}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,100}){0,4}|" + URL
+SPEC = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}([ ]*[0-9<>=!~*][A-Za-z0-9_.,|<>=!~*+ -]{0,100})?"
 MODULE_FILE = r"[A-Za-z0-9][A-Za-z0-9_.+-]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*)*"
 
 FEATURES = ("gpu", "horovod", "mpi4py", "onednn", "tensorflow", "torch", "torch-mpi")
@@ -60,6 +62,14 @@ class Base:
 
     module: str
     why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CondaPart:
+    """What the builder `conda` takes from conda's channels; all the rest comes from the package index."""
+
+    channels: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +117,7 @@ class Recipe:
     packages: tuple[str, ...] = ()
     indexes: tuple[Index, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
+    conda: CondaPart = field(default_factory=CondaPart)
     environment: tuple[RunSetting, ...] = ()
     data: tuple[Data, ...] = ()
     infeasible: tuple[Infeasible, ...] = ()
@@ -223,6 +234,25 @@ _BASE = Table(
     },
 )
 
+_CONDA = Table(
+    build=CondaPart,
+    doc="What `--builder conda` takes from conda's channels; the rest of the recipe comes from the package index, beside it.",
+    fields={
+        "channels": Field(
+            shape=ListOf(
+                of=Words(doc="A channel: its name or address.", pattern=CHANNEL, example="conda-forge"),
+                doc="The channels, the one that wins first; conda-forge if left out.",
+            )
+        ),
+        "packages": Field(
+            shape=ListOf(
+                of=Words(doc="A package (conda's match spec).", pattern=SPEC, example="numpy >=1.26,<2", rendered=True),
+                doc="The packages, beside Python itself.",
+            )
+        ),
+    },
+)
+
 RECIPE = Table(
     build=Recipe,
     doc="An envbuilder recipe: what an environment must hold, with no machine in it.",
@@ -265,6 +295,7 @@ RECIPE = Table(
         "packages": Field(shape=ListOf(of=PACKAGE, doc="Requirements of every variant.")),
         "indexes": Field(shape=ListOf(of=_INDEX, doc="Package indexes beside the machine's own.")),
         "sources": Field(shape=MapOf(of=SOURCE, doc="What is compiled here, by name.")),
+        "conda": Field(shape=_CONDA),
         "environment": Field(shape=ListOf(of=_SETTING, doc="Environment variables at run time, each with its reason.")),
         "data": Field(shape=ListOf(of=_DATA, doc="Variables that lead to data: verify reads there, on every node.")),
         "infeasible": Field(shape=ListOf(of=_INFEASIBLE, doc="Where it cannot work, each with its reason.")),
@@ -284,7 +315,10 @@ def from_node(node: Node) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise InputError(f"{node.mark}: not a recipe")
     mistakes = [*_template_mistakes(node), *_variant_mistakes(recipe), *_setting_mistakes(recipe)]
-    mistakes += _spec_mistakes(recipe)
+    if recipe.specs:
+        from envbuilder import spec_text
+
+        mistakes += spec_text.mistakes(recipe.specs)
     mistakes += [line for name, source in recipe.sources.items() for line in source_mistakes(name, source)]
     if mistakes:
         raise InputError("\n".join(mistakes))
@@ -309,6 +343,10 @@ def layered(layer: Recipe, base: Recipe) -> Recipe:
         packages=_joined(base.packages, layer.packages),
         indexes=base.indexes + layer.indexes,
         sources={**base.sources, **layer.sources},
+        conda=CondaPart(
+            channels=_joined(base.conda.channels, layer.conda.channels),
+            packages=_joined(base.conda.packages, layer.conda.packages),
+        ),
         environment=base.environment + layer.environment,
         data=base.data + layer.data,
         infeasible=base.infeasible + layer.infeasible,
@@ -368,15 +406,6 @@ def _variant_mistakes(recipe: Recipe) -> list[str]:
     if not recipe.variants and not recipe.extends:
         mistakes.append(f"{where(recipe.name)}variants: a recipe without a base needs at least one; add `variants:`")
     return mistakes
-
-
-def _spec_mistakes(recipe: Recipe) -> list[str]:
-    """Mistakes in specs that hold no expression; the others are judged once they are rendered."""
-    if not recipe.specs:
-        return []
-    from envbuilder import spec_text
-
-    return [wrong for text in recipe.specs if "{{" not in text and (wrong := spec_text.wish_problem(text))]
 
 
 def _setting_mistakes(recipe: Recipe) -> list[str]:

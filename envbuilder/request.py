@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from envbuilder.conda import DEFAULT_CHANNEL, Asked, platform
 from envbuilder.document import digest, where
 from envbuilder.errors import InputError
 from envbuilder.fit import misfit
 from envbuilder.partition import Partition
-from envbuilder.recipe import Data, Index, Recipe, RunSetting, Variant
+from envbuilder.recipe import SPEC, Data, Index, Recipe, RunSetting, Variant
 from envbuilder.source import TAG, URL, VERSION, Git, Source
 from envbuilder.target import Central, Target
 from envbuilder.template import Scope, render
@@ -29,6 +30,9 @@ CC = "@CC@"
 CXX = "@CXX@"
 MPICC = "@MPICC@"
 MPICXX = "@MPICXX@"
+
+# What a name on the index is, where recipes for PyTorch mean something else by it (github.com/NVIDIA/apex/issues/1063).
+_MISTAKEN = {"apex": "a toolkit for web applications; NVIDIA's apex is on no index"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,7 @@ class Request:
     target: Mapping[str, Any]
     tag: str = ""
     data: tuple[Data, ...] = ()
+    conda: Asked | None = None
 
     def to_document(self) -> dict[str, Any]:
         """Plain data, in which two requests are equal if and only if they ask for the same."""
@@ -53,6 +58,8 @@ class Request:
         document["sources"] = {name: source.to_document() for name, source in sorted(self.sources.items())}
         if not self.data:  # locks that were made before there were any stay fresh
             del document["data"]
+        if self.conda is None:
+            del document["conda"]
         return {key: plain(value) for key, value in document.items()}
 
     @property
@@ -86,7 +93,10 @@ def concrete(recipe: Recipe, variant: Variant, partition: Partition, target: Tar
         raise InputError(f"{recipe.name}@{variant.version} cannot work on {target.site}/{target.partition}: {reason}")
     if "mpi" in recipe.needs and target.mpi is None:
         raise InputError(f"{recipe.name} needs an MPI and {target.site}/{target.partition} offers none")
-    request = _rendered(recipe, variant, target, scope(recipe, variant, target))
+    names = scope(recipe, variant, target)
+    _conda_packages(recipe, names)  # a mistake in a recipe is told whoever builds it
+    request = _rendered(recipe, variant, target, names)
+    _refuse_mistaken(request)
     _refuse_without_cxx(request, target)
     return request
 
@@ -97,6 +107,28 @@ def specs(recipe: Recipe, variant: Variant, target: Target) -> tuple[Spec, ...]:
 
     names = scope(recipe, variant, target)
     return tuple(spec_text.wish(render(text, names)) for text in recipe.specs)
+
+
+def with_conda(
+    request: Request, recipe: Recipe, variant: Variant, target: Target, virtual: Mapping[str, str]
+) -> Request:
+    """The same request where conda brings Python and the packages that the recipe wants from it."""
+    python = target.python
+    wanted = _conda_packages(recipe, scope(recipe, variant, target))
+    return replace(
+        request,
+        conda=Asked(
+            channels=recipe.conda.channels or (DEFAULT_CHANNEL,),
+            packages=(f"python {python.minor}.*", *wanted),
+            platform=platform(target.arch),
+            virtual_packages=virtual,
+        ),
+    )
+
+
+def _conda_packages(recipe: Recipe, names: Scope) -> tuple[str, ...]:
+    rendered = (render(text, names) for text in recipe.conda.packages)
+    return tuple(_checked(text, SPEC, "package of conda", "numpy >=2") for text in rendered)
 
 
 def scope(recipe: Recipe, variant: Variant, target: Target) -> Scope:
@@ -184,6 +216,21 @@ def _compiled_here(recipe: Recipe, target: Target) -> dict[str, Source]:
                 hint="install it, or name one under `compilers` in the site file",
             )
     return {name: source for name, source in recipe.sources.items() if source.without_compiler == "build"}
+
+
+def _refuse_mistaken(request: Request) -> None:
+    """A distribution that only has the name of the one that is meant, unless the recipe says where that comes from."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    told = {canonicalize_name(source.name) for source in request.sources.values() if not source.sdist}
+    for text in request.requirements if "torch" in request.features else ():
+        name = canonicalize_name(Requirement(text).name)
+        if name in _MISTAKEN and name not in told:
+            raise InputError(
+                f"{where(text)}{name} on the package index is {_MISTAKEN[name]}",
+                hint=f"say under `sources` where {name} comes from (`git`, with `name: {name}`), or leave it out",
+            )
 
 
 def _refuse_without_cxx(request: Request, target: Target) -> None:

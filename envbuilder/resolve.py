@@ -8,9 +8,10 @@ commit the resolver is told to leave it out.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from envbuilder import __version__, host, pip_config, process, told
@@ -51,13 +52,29 @@ class _Setting:
     log: Path
     unreachable: list[str]
     provided: tuple[str, ...] = ()
+    brought: Mapping[str, Path] = field(default_factory=dict)
 
 
-def resolve(request: Request, target: Target, options: LockOptions, place: Workplace) -> Lock:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Below:
+    """What brings distributions before the resolver is asked: `wheels` stand for them by normalised name, `bodies` lock them.
+
+    The resolver sees them as installed: it takes no other version of them, and nothing that another one is needed for.
+    """
+
+    wheels: Mapping[str, Path] = field(default_factory=dict)
+    bodies: Mapping[str, str] = field(default_factory=dict)
+    created_by: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolve(
+    request: Request, target: Target, options: LockOptions, place: Workplace, below: Below | None = None
+) -> Lock:
     """The lock that answers a request.
 
     Raises `CommandFailed` with the resolver's own words, and `InputError` when an artefact has no hash.
     """
+    below = below or Below()
     with tempfile.TemporaryDirectory(prefix="envbuilder-lock-") as folder:
         env, unreachable = _network(request, place)
         bodies = _bodies(
@@ -72,14 +89,16 @@ def resolve(request: Request, target: Target, options: LockOptions, place: Workp
                 log=place.log,
                 unreachable=unreachable,
                 provided=(*_provided(request, target), *_told(request)),
+                brought=below.wheels,
             ),
             place,
         )
+    bodies |= below.bodies
     lock = Lock(
         request=request.to_document(),
         site=target.site,
         partition=target.partition,
-        created_by={"envbuilder": __version__, "uv": _uv_version()},
+        created_by={"envbuilder": __version__, "uv": _uv_version(), **below.created_by},
         options={"exclude_newer": options.exclude_newer.isoformat()} if options.exclude_newer else {},
         bodies=bodies,
     )
@@ -181,7 +200,10 @@ def _compile(question: _Question, setting: _Setting) -> str:
     folder, options = setting.folder, setting.options
     wanted, constraints, output = folder / "wanted.in", folder / "constraints.txt", folder / question.body
     wanted.write_text("".join(f"{line}\n" for line in question.requirements))
-    constraints.write_text("".join(f"{line}\n" for line in question.constraints))
+    main = question.body == lock_format.MAIN
+    brought = setting.brought if main else {}
+    given = [f"{name} @ {wheel.as_uri()}" for name, wheel in brought.items()]
+    constraints.write_text("".join(f"{line}\n" for line in (*question.constraints, *given)))
     # uv takes an override whose marker never holds for a distribution that is not needed at all
     overrides = folder / "overrides.txt"
     overrides.write_text("".join(f"{name} ; python_version < '0'\n" for name in setting.provided))
@@ -193,7 +215,7 @@ def _compile(question: _Question, setting: _Setting) -> str:
         # the lock fits every patch release of this Python
         "--python-version", setting.python.minor,
         "--constraints", str(constraints), *question.extra,
-        *(("--overrides", str(overrides)) if setting.provided and question.body == lock_format.MAIN else ()),
+        *(("--overrides", str(overrides)) if setting.provided and main else ()),
         *_choices(question, options),
         # uv has no variable for it
         *(("--no-index",) if setting.env.get("UV_NO_INDEX") else ()),
@@ -202,7 +224,18 @@ def _compile(question: _Question, setting: _Setting) -> str:
     done = process.logged(command, setting.log, base=setting.base, redact=pip_config.redact)
     if done.code != 0:
         raise _no_answer(done.output, question, setting)
-    return output.read_text()
+    return _without(output.read_text(), question.body, brought)
+
+
+def _without(text: str, body: str, brought: Mapping[str, Path]) -> str:
+    """A body without what is there already."""
+    if not brought:
+        return text
+    import tomli_w
+
+    document = lock_format.document(text, body)
+    left = [package for package in document["packages"] if package["name"] not in brought]
+    return tomli_w.dumps({**document, "packages": left})
 
 
 def _interpreter(python: Python) -> str:
@@ -228,6 +261,10 @@ def _no_answer(output: str, question: _Question, setting: _Setting) -> Envbuilde
         hint = f"out of reach from here: {places}; name a mirror in the site file or find-links for pip"
     elif "error sending request" in words or "dns error" in words:
         hint = "the package index does not answer; check the network and `pip config list`, then run it again"
+    named = [wheel.name.split("-")[:2] for name, wheel in setting.brought.items() if re.search(rf"\b{name}\b", words)]
+    if named and question.body == lock_format.MAIN:
+        given = ", ".join(f"{name} {version}" for name, version in named)
+        hint = f"conda brings {given}: let its packages have another version, or ask the index for what goes with it; {hint}"
     wanted = ", ".join(question.requirements)
     return CommandFailed(f"no set of packages answers {wanted}:\n{_indented(words)}", hint=hint)
 

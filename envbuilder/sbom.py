@@ -1,4 +1,4 @@
-"""A bill of materials in CycloneDX 1.6: wheels, compiled sources, the distribution's packages, bound libraries, as one.
+"""A bill of materials in CycloneDX 1.6: wheels, compiled sources, conda's and the system's packages, bound libraries.
 
 Nothing in it comes from a clock or from chance: the same contents give the same bytes, its serial number is made from them.
 Formats: cyclonedx.org/docs/1.6/json, and for names of packages github.com/package-url/purl-spec.
@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from envbuilder import __version__, artefacts, told
+from envbuilder import __version__, artefacts, conda, told
 from envbuilder import lock as lock_format
 from envbuilder.document import digest
 from envbuilder.lock import Artefact, Lock
@@ -55,7 +55,12 @@ class Contents:
 
 def document(contents: Contents) -> dict[str, Any]:
     """The bill; raises `InputError` when a wheel of the lock fits nowhere."""
-    components = [*_python(contents), *_system(contents), *(_bound(one) for one in contents.bound)]
+    components = [
+        *_python(contents),
+        *_conda(contents.lock),
+        *_system(contents),
+        *(_bound(one) for one in contents.bound),
+    ]
     references = sorted(one["bom-ref"] for one in components)
     moment = contents.moment
     bill: dict[str, Any] = {
@@ -120,6 +125,24 @@ def _python(contents: Contents) -> Iterator[dict[str, Any]]:
     for name in lock.sources:
         (artefact,) = lock.artefacts(lock_format.source_body(name))
         yield _compiled(lock, name, artefact)
+
+
+def _conda(lock: Lock) -> Iterator[dict[str, Any]]:
+    """Conda's packages; the Python distributions in them are no components of their own."""
+    for one in lock.artefacts(conda.BODY):
+        version, _, build = one.version.partition(" ")
+        folder = urlsplit(one.url).path.split("/")[-2:-1]
+        kind = "tar.bz2" if one.file.endswith(".tar.bz2") else "conda"
+        yield {
+            "type": "library",
+            "bom-ref": f"conda:{one.package}",
+            "name": one.package,
+            "version": version,
+            "purl": purl("conda", one.package, version, build=build, subdir="".join(folder), type=kind),
+            "hashes": [_hash(one.sha256)],
+            **_fetched(one, "distribution"),
+            "properties": _properties({"file": one.file}),
+        }
 
 
 def _compiled(lock: Lock, name: str, artefact: Artefact) -> dict[str, Any]:

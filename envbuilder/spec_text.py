@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from envbuilder import spec_reader
 from envbuilder.document import Text, where
 from envbuilder.errors import InputError
@@ -34,6 +36,11 @@ def wish_problem(text: str) -> str:
     except InputError as error:
         return f"{error.message}; {error.hint}"
     return ""
+
+
+def mistakes(texts: Iterable[str]) -> list[str]:
+    """What is wrong with those that hold no expression; the others are judged once they are rendered."""
+    return [wrong for text in texts if "{{" not in text and (wrong := wish_problem(text))]
 
 
 def _told(text: str, wrong: Misspelt) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from envbuilder.lock import Lock
 
 _ENVELOPE = "lock.json"
+_BODY = re.compile(r"pylock(\..+)?\.toml|conda\.json")
 _WAIT_NOTICE_SECONDS = 1.0
 
 
@@ -168,7 +169,11 @@ def read_lock(directory: Path) -> Lock:
         raise UnknownName(f"{directory} holds no lock ({_ENVELOPE})", hint="write one: envbuilder lock RECIPE -o DIR")
     try:
         envelope = load_json(envelope_path, "lock")
-        bodies = {path.name: path.read_text(encoding="utf-8") for path in sorted(directory.glob("pylock*.toml"))}
+        bodies = {
+            path.name: path.read_text(encoding="utf-8")
+            for path in sorted(directory.iterdir())
+            if _BODY.fullmatch(path.name)
+        }
     except (StoreError, UnicodeDecodeError) as error:
         raise InputError(f"{error}", hint="write it anew with `envbuilder lock`") from error
     from envbuilder import lock as lock_format
@@ -312,11 +317,7 @@ def _recover_lock(directory: Path) -> None:
 
 def _refuse_foreign(directory: Path) -> None:
     """A directory that holds anything but a lock is not ours to replace."""
-    strangers = [
-        path.name
-        for path in directory.iterdir()
-        if path.name != _ENVELOPE and not re.fullmatch(r"pylock(\..+)?\.toml", path.name)
-    ]
+    strangers = [path.name for path in directory.iterdir() if path.name != _ENVELOPE and not _BODY.fullmatch(path.name)]
     if strangers:
         raise InputError(
             f"{directory} holds more than a lock ({', '.join(sorted(strangers)[:3])})",

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envbuilder import elf, linking, preload
+from envbuilder import conda_meta, elf, linking, preload
 from envbuilder.elf import ElfFacts
 from envbuilder.evidence import Expectation
 from envbuilder.gpu_witness import gpu_facts
@@ -31,7 +31,10 @@ _BYTECODE = re.compile(r"(?P<folder>.*/|)__pycache__/(?P<module>[^/]+?)\.[^./]+(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """A line of a RECORD: the file's path relative to the prefix, its distribution, hash (`sha256=...`) and size."""
+    """A line of a RECORD: the file's path relative to the prefix, its distribution, hash (`sha256=...`) and size.
+
+    Files of conda packages are told by conda-meta in the same way.
+    """
 
     path: str
     distribution: str
@@ -41,12 +44,13 @@ class Recorded:
 
 @dataclass(slots=True)
 class _Tree:
-    """What was read of a tree: RECORD lines by path, digests of the RECORDs, versions by their folders."""
+    """What was read of a tree: RECORD lines by path, digests of the RECORDs, versions by their folders, conda packages."""
 
     recorded: dict[str, list[Recorded]] = field(default_factory=lambda: defaultdict(list))
     records: dict[str, str] = field(default_factory=dict)
     versions: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     unreadable: list[str] = field(default_factory=list)
+    conda: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Witness:
@@ -69,7 +73,7 @@ class Witness:
             "extra": _listed(_extra(present, tree, expectation)),
             "owners": _listed(_shared(tree)),
             "distributions": _distributions(tree, expectation),
-            "interpreter": _interpreter(prefix, expectation),
+            "interpreter": _interpreter(prefix, expectation, tree),
             "libraries": _libraries(prefix, present, env, frozenset(gpu.get("bundled", ()))),
             "gpu": gpu,
             "count": len(present),
@@ -95,10 +99,13 @@ def witness(expectation: Expectation, env: Mapping[str, str]) -> dict[str, Any]:
 
 def _read_records(prefix: Path) -> _Tree:
     tree = _Tree()
+    _read_conda(prefix, tree)
     for folder in sorted(prefix.glob("lib/python*/site-packages/*.dist-info")):
         name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
         distribution = re.sub(r"[-_.]+", "-", name).lower()
         tree.versions[distribution].append(version)
+        if f"{folder.relative_to(prefix)}/RECORD" in tree.recorded:
+            continue
         try:
             content = (folder / "RECORD").read_bytes()
         except OSError as error:
@@ -108,6 +115,16 @@ def _read_records(prefix: Path) -> _Tree:
         for line in _lines(content, folder.parent, prefix, distribution):
             tree.recorded[line.path].append(line)
     return tree
+
+
+def _read_conda(prefix: Path, tree: _Tree) -> None:
+    packages, unreadable = conda_meta.installed(prefix)
+    tree.unreadable += unreadable
+    for one in packages:
+        tree.conda[one.name].append(f"{one.version} {one.build}")
+        tree.records[one.owner] = one.digest
+        for path, (mark, size) in {one.file: ("", None), **one.paths}.items():
+            tree.recorded[path].append(Recorded(path=path, distribution=one.owner, hash=mark, size=size))
 
 
 def _lines(content: bytes, base: Path, prefix: Path, distribution: str) -> Iterator[Recorded]:
@@ -220,15 +237,18 @@ def _shared(tree: _Tree) -> list[dict[str, Any]]:
 
 
 def _distributions(tree: _Tree, expectation: Expectation) -> dict[str, Any]:
-    found = {name: versions[0] for name, versions in tree.versions.items()}
+    """What is there and what is locked; names of conda packages say that they are conda's."""
+    versions = {**tree.versions, **{f"{conda_meta.KIND}{name}": found for name, found in tree.conda.items()}}
+    locked = {**expectation.packages, **{f"{conda_meta.KIND}{name}": one for name, one in expectation.conda.items()}}
+    found = {name: several[0] for name, several in versions.items()}
     return {
         "count": len(found),
-        "missing": sorted(set(expectation.packages) - set(found)),
-        "additional": sorted(set(found) - set(expectation.packages)),
-        "twice": sorted(name for name, versions in tree.versions.items() if len(versions) > 1),
+        "missing": sorted(set(locked) - set(found)),
+        "additional": sorted(set(found) - set(locked)),
+        "twice": sorted(name for name, several in versions.items() if len(several) > 1),
         "other_version": {
             name: {"found": found[name], "locked": version}
-            for name, version in expectation.packages.items()
+            for name, version in locked.items()
             if name in found and not _same_version(found[name], version)
         },
     }
@@ -243,8 +263,10 @@ def _same_version(first: str, second: str) -> bool:
         return first == second
 
 
-def _interpreter(prefix: Path, expectation: Expectation) -> dict[str, Any]:
-    """What pyvenv.cfg says, and whether the interpreter that it names is there."""
+def _interpreter(prefix: Path, expectation: Expectation, tree: _Tree) -> dict[str, Any]:
+    """What pyvenv.cfg says, and whether the interpreter that it names is there; conda's is a package of the tree."""
+    if expectation.conda:
+        return _conda_interpreter(prefix, expectation, tree)
     try:
         text = (prefix / "pyvenv.cfg").read_text(encoding="utf-8")
     except OSError as error:
@@ -258,6 +280,21 @@ def _interpreter(prefix: Path, expectation: Expectation) -> dict[str, Any]:
         "system_site_packages": settings.get("include-system-site-packages", "").lower() == "true",
         "target": os.path.realpath(python),
         "executable": os.access(python, os.X_OK),
+    }
+
+
+def _conda_interpreter(prefix: Path, expectation: Expectation, tree: _Tree) -> dict[str, Any]:
+    """The version in the record of the package, and whether the program is the tree's own."""
+    python = prefix / "bin" / "python"
+    target = os.path.realpath(python)
+    return {
+        "home": str(prefix / "bin"),
+        "version": "".join(tree.conda.get("python", [])[:1]).partition(" ")[0],
+        "expected": expectation.python,
+        "system_site_packages": False,
+        "target": target,
+        "executable": os.access(python, os.X_OK),
+        "inside": target.startswith(f"{os.path.realpath(prefix)}/"),
     }
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+import conda_channel as channel
 import pytest
 from breaking import built
 from hypothesis import HealthCheck, settings
@@ -99,3 +100,12 @@ def horovod_env(test_home: Path) -> Path:
 @pytest.fixture(scope="session")
 def torch_horovod_env(test_home: Path) -> Path:
     return built("pytorch-horovod", test_home)
+
+
+@pytest.fixture(scope="session")
+def conda_channel(test_home: Path) -> Path:
+    """A local conda channel of real packages, made once on a machine."""
+    why = channel.lacking()
+    if why and not os.environ.get("CI"):
+        pytest.skip(f"no conda channel can be made here: {why}")
+    return channel.have(test_home / "conda")

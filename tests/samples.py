@@ -51,6 +51,7 @@ RECIPE: dict[str, Any] = {
             "without_compiler": "wheel",
         }
     },
+    "conda": {"channels": ["conda-forge"], "packages": ["numpy >=1.26,<2"]},
     "environment": [
         {"set": "FROM_RECIPE", "to": "a value", "why": "a reason"},
         {"unset": "FROM_OUTSIDE", "why": "a reason"},
@@ -193,6 +194,7 @@ SITE: dict[str, Any] = {
                 "source": ["M"],
             },
             "compilers": {"cc": "cc", "cxx": "CC", "fc": "ftn", "source": ["M"]},
+            "virtual_packages": {"__glibc": "2.31"},
             "scheduler": {
                 "partition": "standard",
                 "constraint": "gpu",

@@ -223,7 +223,7 @@ def test_any_command_line_ends_in_a_message_and_a_known_code(place: Path, line: 
 
 
 @pytest.mark.parametrize("line", ["", "nothing", "build", "envs", "envs nothing", "schema", "diff a", "run e", "run", "recipes x",
-                                  "gate e -- x", "build mpi4py -- x", "verify --ranks 0", "build mpi4py --builder conda"])  # fmt: skip
+                                  "gate e -- x", "build mpi4py -- x", "verify --ranks 0", "build mpi4py --builder pip"])  # fmt: skip
 def test_a_wrong_command_line_is_two_lines_on_stderr(line: str, quiet_world: Path) -> None:
     said = _run(line.split())
 

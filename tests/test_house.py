@@ -30,10 +30,11 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "source evidence environment effect gate_memo spec_text wish",
         "recipe run_memo",
         "externals",
-        "partition plan target",
+        "partition target",
+        "conda plan",
         "work",
         "site preload container lock checks.base fit described",
-        "activation_script elf sif_header mounts traces gpu_code lock places request pip_config site_rules toolchain",
+        "activation_script conda_meta elf sif_header mounts traces gpu_code lock places request pip_config site_rules toolchain",
         "activation apt_sources base_image catalog dpkg host job modules packed reachable runtime scheduler signature store",
         "host_mpi linking inventory image image_signature",
         "builders.base artefacts bundle kept_wheels checkout download told launcher compare memo checks.reading",
@@ -44,7 +45,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "builders.installing",
         "builders.source",
         "builders.venv builders.definition",
-        "builders.apptainer builders.containerfile",
+        "builders.apptainer builders.conda builders.containerfile",
         "builders",
         "prepare gate build verify diagnose",
         "fetched import_cost layers nodes offline pack prove report.import_table today",
@@ -160,10 +161,22 @@ def test_help_imports_nothing_heavy() -> None:
         # a build of what is built already
         (
             ("cli.making", "memo"),
-            {"http.client", "yaml", "jinja2", "packaging", "elftools", "envbuilder.build", "envbuilder.prepare"},
+            {
+                "http.client",
+                "yaml",
+                "jinja2",
+                "packaging",
+                "elftools",
+                "rattler",
+                "envbuilder.build",
+                "envbuilder.prepare",
+            },
         ),
         # one that has all that it takes
-        (("cli.making", "memo", "prepare", "build", "offline"), {"http.client", "ssl", "urllib.request", "rich"}),
+        (
+            ("cli.making", "memo", "prepare", "build", "offline"),
+            {"http.client", "ssl", "urllib.request", "rich", "rattler"},
+        ),
     ],
 )
 def test_builds_import_nothing_that_they_do_not_need(modules: tuple[str, ...], heavy: set[str]) -> None:

@@ -182,3 +182,18 @@ def test_an_unknown_condition_is_named() -> None:
         samples.request(parsed)
 
     assert "gpu" in caught.value.hint
+
+
+def test_the_apex_of_the_index_is_refused_by_name_where_pytorch_is_meant() -> None:
+    plain = {key: value for key, value in samples.RECIPE.items() if key not in ("base", "sources")}
+    wanted = {**plain, "features": ["torch"], "packages": ["Apex>=0.1"]}
+    with pytest.raises(
+        InputError, match=r"r\.yaml:1:.*apex on the package index is a toolkit for web applications"
+    ) as caught:
+        samples.request(_parsed(wanted))
+    assert "sources" in caught.value.hint
+
+    told = {"git": {"url": "https://example.org/apex", "tag": "25.08"}, "name": "apex", "version": "0.1",
+            "why": "a reason", "build_requires": ["pip>=23"]}  # fmt: skip
+    assert samples.request(_parsed({**wanted, "sources": {"apex": told}})).requirements[0] == "Apex>=0.1"
+    assert samples.request(_parsed({**wanted, "features": ["mpi4py"]})).requirements[0] == "Apex>=0.1"

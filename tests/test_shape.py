@@ -179,6 +179,7 @@ def test_only_what_is_rendered_may_hold_an_expression_where_a_form_is_asked() ->
         "summary", "description", "specs", "variants.packages", "variants.indexes.url", "variants.indexes.why", "packages",
         "indexes.url", "indexes.why", "sources.mpi4py.build_requires", "sources.mpi4py.why", "sources.mpi4py.env.CFLAGS",
         "environment.to", "environment.why", "infeasible.why", "base.why", "data.why",
+        "conda.packages",
     }  # fmt: skip
 
 

@@ -91,7 +91,12 @@ def plan(lock: Lock, target: Target, place: Workplace, *, generation: int = 0, p
 
 def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
     """What activating the environment does to the variables `base`."""
-    chosen = _activation_of(
+    return activated(activation_for(environment), base)
+
+
+def activation_for(environment: Environment) -> Activation:
+    """The activation of an environment that is there."""
+    return _activation_of(
         _Tree(
             name=environment.identifier,
             prefix=Path(environment.tree),
@@ -101,7 +106,6 @@ def enter(environment: Environment, base: Mapping[str, str]) -> EnvPatch:
             effect=environment.effect(),
         )
     )
-    return activated(chosen, base)
 
 
 def activation_of(
@@ -157,15 +161,16 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
 
     about = prefix / "share" / "envbuilder"
     install = about / "pylock.install.toml"
-    compiled = {lock.distribution(name): key for name, key in wheels.items()}
+    # one that is there already is installed with all the others, one that is yet to be compiled after them
     versions = lock.packages()
     total = len(versions)
-    # one that is there already is installed with all the others, one that is yet to be compiled after them
+    folders = {lock.distribution(name): place.root / "wheels" / key for name, key in wheels.items()}
     kept = {
         name: package
-        for name, key in compiled.items()
-        if (package := kept_package(place.root / "wheels" / key, canonicalize_name(name), _version(versions, name)))
+        for name, folder in folders.items()
+        if (package := kept_package(folder, canonicalize_name(name), _version(versions, name)))
     }
+    later = {name: key for name, key in wheels.items() if lock.distribution(name) not in kept}
     steps: list[Step] = [
         Remove(title="clear what an interrupted build left", path=prefix),
         Run(
@@ -174,10 +179,7 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
         ),
         # two versions of uv make the same tree of one lock
         Run(title="forget which uv made it", argv=("sed", "-i", "/^uv = /d", str(prefix / "pyvenv.cfg"))),
-        *(
-            Write(title="keep the lock inside", path=about / name, text=text)
-            for name, text in {lock_format.ENVELOPE: to_json(lock.envelope()), **lock.bodies}.items()
-        ),
+        *lock_inside(lock, prefix),
         Write(
             title="the artefacts to install, as found from here",
             path=install,
@@ -185,15 +187,26 @@ def _tree(lock: Lock, target: Target, place: Workplace, prefix: Path, wheels: Ma
                 lock, lock_format.MAIN, target, place, without=artefacts.compiled(lock), kept=tuple(kept.values())
             ),
         ),
-        *(
-            Seal(title=f"check the kept wheel of {name}", folder=place.root / "wheels" / compiled[name], check=True)
-            for name in sorted(kept)
-        ),
-        sync(f"install {total - len(compiled) + len(kept)} packages", prefix, install, total),
+        *(Seal(title=f"check the kept wheel of {name}", folder=folders[name], check=True) for name in sorted(kept)),
+        sync(f"install {total - len(later)} packages", prefix, install, total),
         # it differs between users of one lock: what one has in a folder, another takes from the network
         Remove(title="remove where they were found", path=install),
     ]
-    for distribution, key in sorted((name, key) for name, key in compiled.items() if name not in kept):
+    return [*steps, *compiled_inside(lock, place, prefix, later)]
+
+
+def lock_inside(lock: Lock, prefix: Path) -> list[Step]:
+    """Write the lock into a tree."""
+    about = prefix / "share" / "envbuilder"
+    texts = {lock_format.ENVELOPE: to_json(lock.envelope()), **lock.bodies}
+    return [Write(title="keep the lock inside", path=about / name, text=text) for name, text in texts.items()]
+
+
+def compiled_inside(lock: Lock, place: Workplace, prefix: Path, wheels: Mapping[str, str]) -> list[Step]:
+    """Install what is compiled here (`wheels`: names of sources and the keys of their wheels), and tidy up after uv."""
+    versions, steps = lock.packages(), list[Step]()
+    compiled = {lock.distribution(name): key for name, key in wheels.items()}
+    for distribution, key in sorted(compiled.items()):
         folder = place.root / "wheels" / key
         steps.append(Seal(title=f"check the kept wheel of {distribution}", folder=folder, check=True))
         steps.append(

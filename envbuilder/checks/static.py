@@ -145,11 +145,17 @@ def _interpreter(expectation: Expectation, evidence: Evidence) -> Finding:
     facts = evidence.static["interpreter"]
     if "error" in facts:
         return Failed(facts["error"], _rebuild(expectation))
-    if not facts["executable"]:
-        return Failed(f"the interpreter {facts['target']} is gone or cannot be run", _rebuild(expectation))
+    if not facts["executable"] or not facts.get("inside", True):
+        how = (
+            "is gone or cannot be run"
+            if not facts["executable"]
+            else "lies outside of the environment, which has its own"
+        )
+        return Failed(f"the interpreter {facts['target']} {how}", _rebuild(expectation))
+    said_by = "conda-meta" if expectation.conda else "pyvenv.cfg"
     if facts["version"] != facts["expected"]:
         return Failed(
-            f"pyvenv.cfg says Python {facts['version'] or 'nothing'}, built for {facts['expected']}",
+            f"{said_by} says Python {facts['version'] or 'nothing'}, built for {facts['expected']}",
             _rebuild(expectation),
         )
     if facts["system_site_packages"] and expectation.base is None:
@@ -166,7 +172,7 @@ CHECKS: tuple[Check, ...] = (
         title="the interpreter is there and is the one it was built on",
         source="static",
         judge=_interpreter,
-        witnesses="pyvenv.cfg, and the file that bin/python leads to.",
+        witnesses="pyvenv.cfg, or conda's record of its package python; and the file that bin/python leads to.",
         mistakes="`python --version` of whatever python comes first on the PATH.",
         fails="The interpreter was removed or upgraded, or system site packages were let in.",
     ),
@@ -176,7 +182,8 @@ CHECKS: tuple[Check, ...] = (
         title="every file is as it was installed",
         source="static",
         judge=_files_intact,
-        witnesses="The sha256 of every file against its RECORD; the sha256 of every RECORD against the manifest.",
+        witnesses="The sha256 of every file against its RECORD, or conda's record of its package; the sha256 of every such "
+        "record against the manifest.",
         mistakes="`pip check` looks at metadata only; a RECORD edited together with its file satisfies a plain comparison.",
         fails="A byte was flipped, a file was edited or removed, a RECORD was rewritten. Bytecode is not compared.",
     ),

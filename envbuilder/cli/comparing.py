@@ -109,6 +109,6 @@ def _lock_or_tree(name: str, arguments: Namespace) -> Lock | Path:
     path = Path(name)
     if (path / "lock.json").is_file():
         return store.read_lock(path)
-    if (path / "pyvenv.cfg").is_file():
+    if (path / "pyvenv.cfg").is_file() or (path / "conda-meta").is_dir():
         return path.resolve()
     return Path(store.find(opened(arguments.site), name).prefix)
