@@ -116,6 +116,22 @@ def activation(environment: Environment) -> Activation:
     return replace(venv.activation_for(environment), conda=True)
 
 
+def read_lock_file(asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a lock file of pixi or conda-lock holds: `asked` names `file`, `environment` and `platform`.
+
+    Raises `InputError` with py-rattler's own words for what is no such file.
+    """
+    question, answer = folder / "question.json", folder / "answer.json"
+    question.write_text(to_json(asked))
+    done = process.capture(Command(argv=(*_rattler(), "read", str(question), str(answer))), timeout=300)
+    if done.code != 0:
+        words = done.output.strip().splitlines() or ["no reason given"]
+        raise InputError(
+            f"{asked['file']}: {words[-1]}", hint="give a lock file of pixi or conda-lock for this platform"
+        )
+    return load_json(answer, "answer of py-rattler")
+
+
 def _solved(asked: Asked, options: LockOptions, place: Workplace, folder: Path) -> str:
     """The body of the lock: what the solver answers."""
     kept = [] if options.upgrade_all or options.previous is None else _kept(options.previous, options.upgrade)

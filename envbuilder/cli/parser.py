@@ -307,15 +307,31 @@ def _add_describing(verbs: Verbs) -> None:
     for kind in ("recipes", "sites"):
         group = verbs.add_parser(kind, help=f"list or show {kind}", description=f"The {kind} that are known.")
         group.set_defaults(run=_lazily("describing", f"list_{kind}"))
-        known = "list|show|doctor|init|import-spack|trace-binds" if kind == "sites" else "list|show"
+        known = "list|show|doctor|init|import-spack|trace-binds" if kind == "sites" else "list|show|import"
         parts = group.add_subparsers(dest="part", metavar=known, parser_class=_Parser)
         if kind == "sites":
             _add_surveying(parts)
+        else:
+            _add_import(parts)
         listing = _verb(parts, "list", f"list_{kind}", f"list the {kind}", module="describing")
         show = _verb(parts, "show", f"show_{kind}", f"show one of the {kind}", module="describing")
         show.add_argument("name", metavar="NAME")
         _add_json(listing)
         _add_json(show)
+
+
+def _add_import(parts: Verbs) -> None:
+    take = _verb(
+        parts,
+        "import",
+        "take",
+        "write a recipe from an environment.yml, conda-lock.yml or pixi.lock",
+        module="conda_files",
+    )
+    take.add_argument("file", metavar="FILE", help="the file")
+    take.add_argument("--name", default="", help="the recipe's name (default: that of the file)")
+    take.add_argument("--environment", default="default", help="which one of a lock file (default: default)")
+    take.add_argument("-o", "--output", default="", metavar="FILE", help="write FILE (default: NAME.yaml)")
 
 
 def _add_diagnosing(verbs: Verbs) -> None:

@@ -42,7 +42,10 @@ def _signing(verbs: Any, means: Means) -> None:
 def _exporting(verbs: Any, means: Means) -> None:
     export = verbs.add_parser("export", help="write what other tools read", description="What other tools read.")
     parts = export.add_subparsers(
-        dest="part", required=True, metavar="sbom|containerfile|workflow|spack", parser_class=type(export)
+        dest="part",
+        required=True,
+        metavar="sbom|containerfile|workflow|spack|environment.yml",
+        parser_class=type(export),
     )
     bill = means.verb(
         parts, "sbom", "sbom", "write the bill of materials (CycloneDX) of an environment", module="exporting"
@@ -73,5 +76,14 @@ def _exporting(verbs: Any, means: Means) -> None:
     flow.add_argument("recipes", metavar="RECIPE", nargs="+", help="what it builds images of")
     flow.add_argument("-o", "--output", default="", metavar="FILE", help="write FILE (default: the standard output)")
     spack = spack_options.add_export(parts, means.verb)
-    for verb in (bill, oci, spack):
+    conda = means.verb(
+        parts,
+        "environment.yml",
+        "export",
+        "write the lock of an environment for conda's programs",
+        module="conda_files",
+    )
+    conda.add_argument("subject", metavar="ENV|DIR", help="an environment, or the folder of a lock")
+    conda.add_argument("-o", "--output", default="", metavar="FILE", help="write FILE (default: the standard output)")
+    for verb in (bill, oci, spack, conda):
         means.site(verb)

@@ -1,4 +1,4 @@
-"""Solve and install conda packages with py-rattler: `conda.py FOLDER solve|install QUESTION ANSWER`.
+"""Solve, install and read conda packages with py-rattler: `conda.py FOLDER solve|install|read QUESTION ANSWER`.
 
 FOLDER is where py-rattler is installed. What cannot be is told in words on the standard output, with exit code 3.
 """
@@ -196,6 +196,36 @@ def finish(question):
         sys.stdout.write(f"not run: {', '.join(skipped)}\n")
 
 
+def held(question):
+    """What a lock file of pixi or conda-lock holds of an environment for a platform."""
+    from rattler import LockFile
+
+    found = LockFile.from_path(question["file"])
+    names = [name for name, _ in found.environments()]
+    environment = found.environment(question["environment"])
+    if environment is None:
+        raise RefusedError(
+            f"it has no environment {question['environment']}; it has {', '.join(sorted(names)) or 'none'}"
+        )
+    platforms = {str(one.subdir): one for one in environment.platforms()}
+    if question["platform"] not in platforms:
+        raise RefusedError(f"it is not for {question['platform']}, but for {', '.join(sorted(platforms)) or 'nothing'}")
+    here = platforms[question["platform"]]
+    records = environment.conda_repodata_records_for_platform(here) or []
+    others = environment.pypi_packages_for_platform(here) or []
+    return {
+        "channels": [str(one) for one in environment.channels()],
+        "packages": sorted(
+            ({"name": str(one.name.source), "version": str(one.version), "build": str(one.build)} for one in records),
+            key=lambda one: one["name"],
+        ),
+        "distributions": sorted(
+            ({"name": one.name, "version": str(one.version or ""), "location": str(one.location)} for one in others),
+            key=lambda one: one["name"],
+        ),
+    }
+
+
 def main(folder, verb, question, answer=""):
     """Answer a question from a file."""
     sys.path.append(folder)
@@ -206,6 +236,9 @@ def main(folder, verb, question, answer=""):
             entries = asyncio.run(solved(asked))
             with open(answer, "w", encoding="utf-8") as sink:
                 json.dump({"packages": entries}, sink)
+        elif verb == "read":
+            with open(answer, "w", encoding="utf-8") as sink:
+                json.dump(held(asked), sink)
         else:
             asyncio.run(install(asked))
             finish(asked)
