@@ -26,7 +26,7 @@ from envbuilder.errors import HostError
 from envbuilder.partition import MpiContract, Partition
 from envbuilder.process import Command
 from envbuilder.site import Site
-from envbuilder.target import Central, Mpi, Python, Target
+from envbuilder.target import Central, Mpi, Python, System, Target
 from envbuilder.toolchain import which
 
 _ASK_PYTHON = """
@@ -187,11 +187,12 @@ def target(
     with_mpi: bool = True,
     modules: Loaded | None = None,
     base: str = "",
+    known: System | None = None,
 ) -> Target:
     """The partition as found on this machine; raises `HostError` when what it promises is not there.
 
     `with_mpi` is False for a recipe that needs none: then none is looked for, and none gets into its lock. `modules` is what
-    loading the partition's modules did, `base` the one of them that a layer stands on.
+    loading the partition's modules did, `base` the one of them that a layer stands on, `known` what need not be asked again.
     """
     partition = site.partition(partition_name)
     env = modules.effect.apply(os.environ) if modules else None
@@ -202,14 +203,14 @@ def target(
         libc=_libc(),
         gpu=partition.gpu.vendor,
         python=python,
-        mpi=toolchain.wrapping(find_mpi(partition, env), env) if with_mpi else None,
-        compiler=toolchain.compilers(partition, env),
+        mpi=known.mpi if known else toolchain.wrapping(find_mpi(partition, env), env) if with_mpi else None,
+        compiler=known.compiler if known else toolchain.compilers(partition, env),
         gpu_arch=partition.gpu.arch,
         toolkit=partition.gpu.toolkit,
         modules=modules,
         central=central(base, python, env) if base else None,
     )
-    return replace(found, tools=toolchain.tools(found))
+    return replace(found, tools=known.tools if known else toolchain.tools(found))
 
 
 def find_mpi(partition: Partition, env: Mapping[str, str] | None = None) -> Mpi | None:

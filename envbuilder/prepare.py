@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from envbuilder import catalog, conda, host, manifest, modes, modules, pip_config, scheduler, store
+from envbuilder import catalog, conda, host, host_memo, manifest, modes, modules, pip_config, scheduler, store
 from envbuilder import lock as lock_format
 from envbuilder.builders import builder
 from envbuilder.builders.base import LockOptions, Workplace
@@ -92,8 +92,14 @@ def prepare(wish: Wish, env: Mapping[str, str], verb: str, *, choice: Choice | N
         python = _conda_python(choice)
     else:
         _, python = _choose(found, wish, choice.rows, partition.python.command, loaded)
-    target = host.target(
-        site, choice.partition, python, with_mpi="mpi" in found.recipe.needs, modules=loaded, base=base
+    target = host_memo.target(
+        store.locate(env, site.paths.root).root,
+        site,
+        choice.partition,
+        python,
+        with_mpi="mpi" in found.recipe.needs,
+        modules=loaded,
+        base=base,
     )
     return prepared_for(choice, target, env, verb)
 

@@ -82,6 +82,15 @@ class Mpi:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """What of a target takes long to find: its MPI, its C compiler, and what its build tools say that they are."""
+
+    mpi: Mpi | None
+    compiler: Compiler | None
+    tools: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Central:
     """What a module of the site brings for a layer to stand on: its distributions and where its interpreter looks.
 

@@ -97,8 +97,9 @@ def hip(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
             (folder / f"{number}.hip").write_text("#include <hip/hip_runtime.h>\n" + code)
         sources = [folder / f"{number}.hip" for number in range(units)]
         command = ["hipcc", *(f"--offload-arch={arch}" for arch in archs), "-shared", "-fPIC", *sources, "-o", output]
-        # where nvcc is on the PATH, hipcc would hand its work to it
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "HIP_PLATFORM": "amd"}, cwd=folder)
+        # where nvcc is on the PATH, hipcc would hand its work to it; it leaves folders where temporary files go
+        env = {**os.environ, "HIP_PLATFORM": "amd", "TMPDIR": str(folder)}
+        subprocess.run(command, check=True, capture_output=True, env=env, cwd=folder)
         return output
 
     return build

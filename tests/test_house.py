@@ -36,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "site preload container lock checks.base fit described",
         "activation_script conda_meta elf sif_header mounts traces gpu_code lock places request pip_config site_rules toolchain",
         "activation apt_sources base_image catalog dpkg host job modules packed reachable runtime scheduler signature store",
-        "host_mpi linking inventory image image_signature",
+        "host_memo host_mpi linking inventory image image_signature",
         "builders.base artefacts bundle kept_wheels checkout download told launcher compare memo checks.reading",
         "gpu_witness trace_binds survey",
         "doctor_stack lint proof spack_config spack_environment resolve sbom workflows witness manifest witnessed conda_files checks.* first_site",

@@ -208,6 +208,18 @@ def test_up_is_idempotent_also_for_two_at_once(testbed: machine.Testbed) -> None
     assert [path.read_text() for path in pids] == before
 
 
+def test_a_drained_node_takes_jobs_again(testbed: machine.Testbed) -> None:
+    """Slurm drains a node whose disk is full, and remembers that; every later job would wait for ever."""
+    command = testbed.on_login_node("scontrol", "update", "nodename=dvn01", "state=drain", "reason=a test")
+    subprocess.run(command, check=True, cwd=testbed.work)
+
+    machine.up()
+
+    shown = testbed.on_login_node("sinfo", "-h", "-n", "dvn01", "-o", "%T")
+    done = subprocess.run(shown, capture_output=True, text=True, check=True, cwd=testbed.work)
+    assert done.stdout.split()[0] in ("idle", "allocated", "mixed", "completing")
+
+
 def test_the_login_node_has_its_own_name(testbed: machine.Testbed) -> None:
     command = testbed.on_login_node("bash", "-c", 'hostname; echo "$HOME" "$PE_ENV"')
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=testbed.work)

@@ -289,7 +289,8 @@ def hipcc(tmp_path: Path) -> Callable[[Path, str], None]:
         source = tmp_path / "k.hip"
         source.write_text("#include <hip/hip_runtime.h>\n__global__ void k(float *x) { x[threadIdx.x] *= 2; }\n")
         command = ["hipcc", f"--offload-arch={arch}", "-shared", "-fPIC", source, "-o", output]
-        # where nvcc is on the PATH, hipcc would hand its work to it
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "HIP_PLATFORM": "amd"})
+        # where nvcc is on the PATH, hipcc would hand its work to it; it leaves folders where temporary files go
+        env = {**os.environ, "HIP_PLATFORM": "amd", "TMPDIR": str(tmp_path)}
+        subprocess.run(command, check=True, capture_output=True, env=env)
 
     return build

@@ -8,8 +8,10 @@ written here, so they need no Spack; where $SPACK_ROOT is set, they also ask aga
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,6 +24,7 @@ HERE = Path(__file__).parent
 def load(root: str) -> str:
     """Make `import spack` mean the Spack in that folder, without the user's configuration; returns its version."""
     home = tempfile.mkdtemp(prefix="spack-verdicts-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     Path(home, "repos.yaml").write_text("repos:: {}\n", encoding="utf-8")  # else it clones one
     os.environ |= {
         "SPACK_USER_CONFIG_PATH": home,

@@ -23,6 +23,7 @@ QOS = {
     "serial": ("1-00:00:00", "node=1"),
 }
 ACCOUNT = "z19"
+_READY = {"idle", "allocated", "mixed", "completing"}
 
 
 def port(layout: Layout) -> int:
@@ -96,7 +97,21 @@ def start(layout: Layout) -> None:
     daemons.wait_for("slurmctld", lambda: daemons.listening(base), layout, "slurmctld")
     for node in NODES:
         _slurmd(layout, node.name, home=node.home)
-    daemons.wait_for("five nodes", lambda: len(ready_nodes(layout)) == len(NODES), layout, f"slurmd-{NODES[-1].name}")
+    _resume(layout)
+    try:
+        daemons.wait_for(
+            "five nodes", lambda: len(ready_nodes(layout)) == len(NODES), layout, f"slurmd-{NODES[-1].name}"
+        )
+    except TestbedError as error:
+        why = _slurm(layout, ["sinfo", "-h", "-R"]).stdout.strip()
+        raise TestbedError(f"{error}\nnodes that take no jobs, and why:\n{why}" if why else str(error)) from error
+
+
+def _resume(layout: Layout) -> None:
+    """Let nodes take jobs again that Slurm drained, which it remembers: a disk that was full once, a job that did not end."""
+    for name, state in _states(layout).items():
+        if state.startswith("drain"):
+            _slurm(layout, ["scontrol", "update", f"nodename={name}", "state=resume"])
 
 
 def _munge(layout: Layout) -> None:
@@ -205,12 +220,16 @@ def _slurmd(layout: Layout, name: str, *, home: bool) -> None:
 
 
 def ready_nodes(layout: Layout) -> set[str]:
-    """The nodes that take jobs, or already run one."""
+    """The nodes that take jobs, or already run one; one that does not answer has a star at its state."""
+    return {name for name, state in _states(layout).items() if state in _READY}
+
+
+def _states(layout: Layout) -> dict[str, str]:
+    """The state of each node by `sinfo`, whose own filter takes a drained node for an idle one."""
     if not daemons.listening(port(layout)):
-        return set()
-    shown = _slurm(layout, ["sinfo", "-h", "-N", "-t", "idle,alloc,mixed,completing", "-o", "%N %T"])
-    # a star says that the node does not answer
-    return {line.split()[0] for line in shown.stdout.splitlines() if not line.rstrip().endswith("*")}
+        return {}
+    shown = _slurm(layout, ["sinfo", "-h", "-N", "-o", "%N %T"])
+    return dict(line.split() for line in shown.stdout.splitlines())
 
 
 def stop(layout: Layout) -> None:
