@@ -15,6 +15,8 @@ from envbuilder.errors import StoreError
 from envbuilder.host import sha256
 from envbuilder.target import Mpi
 
+_FIRST_FIELD = re.compile(r"^[^,\r\n]+", re.MULTILINE)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
@@ -42,7 +44,7 @@ def take(prefix: Path) -> Inventory:
         owned.update(_paths(content, str(record.parent.parent)))
     written = {
         os.path.relpath(path, prefix): "" if os.path.islink(path) else sha256(Path(path))
-        for path in _files(prefix)
+        for path in _files(str(prefix))
         if path not in owned
     }
     return Inventory(records=records, written=written)
@@ -73,16 +75,17 @@ def mpi_library(prefix: Path, mpi: Mpi) -> dict[str, str]:
     )
 
 
-def _paths(record: bytes, base: str) -> Iterator[str]:
+def _paths(record: bytes, base: str) -> list[str]:
     """The absolute paths in a RECORD. Normalising is dear, and only lines with `..` (scripts) need it."""
-    lines = record.decode().splitlines()
+    text = record.decode()
+    quoted = '"' in text
     names = (
-        (row[0] for row in csv.reader(lines) if row) if b'"' in record else (line.partition(",")[0] for line in lines)
+        [row[0] for row in csv.reader(text.splitlines()) if row and row[0]] if quoted else _FIRST_FIELD.findall(text)
     )
-    for name in names:
-        if name:
-            path = f"{base}/{name}"
-            yield os.path.normpath(path) if "/." in path or name.startswith("/") else path
+    return [
+        os.path.normpath(f"{base}/{name}") if name.startswith(("/", ".")) or "/." in name else f"{base}/{name}"
+        for name in names
+    ]
 
 
 def _distribution(record: Path) -> str:
@@ -90,8 +93,13 @@ def _distribution(record: Path) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _files(prefix: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(prefix):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        yield from (f"{folder}/{name}" for name in names)
-        yield from (f"{folder}/{name}" for name in folders if os.path.islink(f"{folder}/{name}"))
+def _files(folder: str) -> Iterator[str]:
+    """Every file and symbolic link below a folder; a tree has tens of thousands, so no file is asked for more than its kind."""
+    folders = [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield entry.path
+                elif entry.name != "__pycache__":
+                    folders.append(entry.path)

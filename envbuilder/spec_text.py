@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from envbuilder import spec_reader
 from envbuilder.document import Text, where
 from envbuilder.errors import InputError
-from envbuilder.spec import Spec
-from envbuilder.spec_versions import Misspelt
+
+if TYPE_CHECKING:
+    from envbuilder.spec import Spec
+    from envbuilder.spec_versions import Misspelt
 
 NAMED = "write it as py-torch@2.9.1 +mpi"
 
 
 def parse(text: str) -> Spec:
     """The spec in a text; raises `InputError` that points at the character, in its file where the text came from one."""
+    from envbuilder import spec_reader
+    from envbuilder.spec_versions import Misspelt
+
     try:
         return spec_reader.read(text)
     except Misspelt as wrong:
@@ -23,6 +28,8 @@ def parse(text: str) -> Spec:
 
 def wish(text: str) -> Spec:
     """The spec of a package that is wanted, which has a name; raises `InputError`."""
+    from envbuilder.spec_versions import Misspelt
+
     spec = parse(text)
     if not spec.name:
         raise InputError(_told(text, Misspelt(0, "a spec must begin with a package's name", "")), hint=NAMED)

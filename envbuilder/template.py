@@ -45,10 +45,10 @@ def render(text: str, scope: Scope) -> str:
 
 def problem(text: str) -> str | None:
     """What is wrong with the expressions in a text, judged without a scope; None when nothing is."""
-    import jinja2
-
     if not _has_markup(text):
         return None
+    import jinja2
+
     try:
         _compiled(str(text))
     except InputError as error:

@@ -228,6 +228,7 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
     from envbuilder import build as builder
     from envbuilder import memo, prepare
     from envbuilder.places import Origin
+    from envbuilder.plan import Product
 
     if images.wanted(wish):
         prepared, nodes = images.prepared(wish, console, "build"), None
@@ -254,6 +255,7 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
     if nodes is not None and not existed:
         return on_nodes.build(prepared, locked, nodes, console, rebuild=arguments.rebuild), False
     work = prepare.work(prepared, locked, planned)
+    compiles = any(isinstance(step, Product) and not step.path.exists() for step in planned.steps)
     environment = builder.build(
         builder.Job(work=work, store=prepared.store, asked_by_version=_asks_by_version(wish), log=prepared.place.log),
         console,
@@ -262,7 +264,7 @@ def _build(wish: Wish, arguments: Namespace, console: Console, given: Bundle | N
         store.withdraw(prepared.store, old)
     # what modules do can change without a file we know of
     if not (arguments.lock or given or images.wanted(wish)) and prepared.target.modules is None:
-        if locked.sources and not arguments.rebuild:  # what was compiled is there now, and is planned otherwise
+        if compiles and not arguments.rebuild:  # what was compiled is there now, and is planned otherwise
             work = prepare.work(prepared, locked, prepare.plan(prepared, locked))
         envelope = Origin(name="", path=prepare.lock_directory(prepared) / "lock.json")
         memo.remember(
