@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from fnmatch import fnmatchcase
 
-from envbuilder import doctor_stack
+from envbuilder import doctor_places, doctor_stack
+from envbuilder.doctor_places import Places
 from envbuilder.doctor_stack import Row, failed, judged, not_run
 from envbuilder.errors import FINE, NOT_VERIFIED, SAID_NO
 from envbuilder.partition import Partition
@@ -39,7 +40,8 @@ class Findings:
     """Everything that was looked at.
 
     `stacks` are those of the partitions that were looked into, `mirrors` maps each local address to why it does not answer
-    ("" where it does), `init_there` says whether the script of `modules.init` is there.
+    ("" where it does), `init_there` says whether the script of `modules.init` is there, `places` what of images and of
+    installed packages is.
     """
 
     survey: Survey
@@ -47,11 +49,13 @@ class Findings:
     folders: Folders = field(default_factory=Folders)
     mirrors: Mapping[str, str] = field(default_factory=dict)
     init_there: bool = True
+    places: Places = field(default_factory=Places)
 
 
 def judge(site: Site, found: Findings, today: date) -> tuple[Row, ...]:
     """A row for each field that the file states; those of the partitions that were looked into, and why the others were not."""
     rows = [*_site(site, found, today), *_scheduler(site, found)]
+    rows += doctor_places.container(site.container, site.partitions, found.stacks, found.places)
     for name, partition in site.partitions.items():
         if name in found.stacks:
             rows += _partition(site, name, partition, found, today)
@@ -204,6 +208,8 @@ def _partition(site: Site, name: str, partition: Partition, found: Findings, tod
             yield failed((name, "launch"), "srun", batch.why or "srun names no way to start MPI", "srun --mpi=list")
     there = site.scheduler.kind != "slurm" or found.survey.allocation == partition.scheduler.partition
     yield from doctor_stack.rows(name, partition, found.stacks[name], on_its_nodes=there)
+    excused = doctor_stack.excused(partition, on_its_nodes=there)
+    yield from doctor_places.externals(name, partition, found.places, excused=excused)
 
 
 def _nodes(name: str, partition: Partition, nodes: Nodes) -> Iterator[Row]:

@@ -47,22 +47,25 @@ def rows(name: str, partition: Partition, stack: Stack, *, on_its_nodes: bool) -
 
     Modules that are for compute nodes alone (`builds_on: compute`) may be missing elsewhere.
     """
-    excused = (
-        ""
-        if on_its_nodes or partition.builds_on == "login"
-        else "its modules are for its nodes; run this in a job there"
-    )
-    yield from _modules(name, partition, stack, excused)
+    reason = excused(partition, on_its_nodes=on_its_nodes)
+    yield from _modules(name, partition, stack, reason)
     if not stack.ready:
         why = "its modules do not load here" if stack.failed or stack.why else ""
         for field, says in _rest(partition):
-            yield not_run((name, field), says, excused or why)
+            yield not_run((name, field), says, reason or why)
         return
     yield from _variables(name, partition, stack)
     yield from _python(name, partition, stack)
     yield from _compilers(name, partition, stack)
     yield from _mpi(name, partition, stack)
     yield from _gpu(name, partition, stack)
+
+
+def excused(partition: Partition, *, on_its_nodes: bool) -> str:
+    """Why what a partition has need not be here, or nothing."""
+    if on_its_nodes or partition.builds_on == "login":
+        return ""
+    return "its modules are for its nodes; run this in a job there"
 
 
 def _modules(name: str, partition: Partition, stack: Stack, excused: str) -> Iterator[Row]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
-from envbuilder import pip_config
+from envbuilder import doctor_places, pip_config, toolchain
 from envbuilder.doctor import Findings, Folders
+from envbuilder.doctor_places import Places
 from envbuilder.places import expanded
 from envbuilder.reachable import reachable
 from envbuilder.site import Site
-from envbuilder.survey import stack, survey
+from envbuilder.survey import Answer, ask, stack, survey
 
 
 def examine(site: Site, chosen: str, today: date, tick: Callable[[str], None]) -> Findings:
@@ -33,7 +34,29 @@ def examine(site: Site, chosen: str, today: date, tick: Callable[[str], None]) -
         folders=_folders(site, {**found.shell.env, **os.environ}),
         mirrors=mirrors,
         init_there=not start or Path(start).is_file(),
+        places=_places(site, tuple(names)),
     )
+
+
+def _places(site: Site, names: tuple[str, ...]) -> Places:
+    partitions = {name: site.partitions[name] for name in names}
+    programs = [str(one) for each in partitions.values() for ext in each.externals for one in ext.compilers.values()]
+    return Places(
+        runtime=_runtime(str(site.container.runtime)),
+        there={
+            path: Path(expanded(path, os.environ)).exists() for path in doctor_places.paths(site.container, partitions)
+        },
+        compilers={one: toolchain.said(one, None) if Path(one).is_file() else "" for one in programs},
+    )
+
+
+def _runtime(name: str) -> Answer:
+    """The path and the words of the program that runs images."""
+    path = toolchain.which(name, None) if name else None
+    if path is None:
+        return Answer(why=f"there is no {name} on the PATH") if name else Answer()
+    said = ask(os.environ, name, "--version")
+    return Answer(text=f"{said.text.strip()} at {path}") if said.text else said
 
 
 def _folders(site: Site, env: Mapping[str, str]) -> Folders:

@@ -36,6 +36,7 @@ class Programs:
     compilers: Mapping[str, Compiler] = field(default_factory=dict)
     gpu_vendor: str = ""
     gpu_arch: str = ""
+    runtime: str = ""
 
 
 def render(name: str, survey: Survey, programs: Programs, today: date) -> str:
@@ -46,6 +47,7 @@ def render(name: str, survey: Survey, programs: Programs, today: date) -> str:
         _modules(survey),
         _scheduler(survey),
         _paths(survey),
+        _container(programs),
         _partitions(survey, programs),
     )
     return "\n".join("\n".join(part) + "\n" for part in map(list, parts))
@@ -87,6 +89,14 @@ def _modules(survey: Survey) -> Iterator[str]:
         if shell.loaded:
             yield f"  # A login loads {', '.join(shell.loaded)}."
         yield "  # unknown: reset, forbidden; whether `module purge` or `module restore` break things here"
+        yield "  source: [seen]"
+
+
+def _container(programs: Programs) -> Iterator[str]:
+    if programs.runtime:
+        yield "container:"
+        yield f"  runtime: {programs.runtime}"
+        yield "  # unknown: what the host's MPI needs in images; `envbuilder sites trace-binds` derives it from a run"
         yield "  source: [seen]"
 
 

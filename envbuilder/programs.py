@@ -14,6 +14,7 @@ from envbuilder.target import Compiler, Mpi, Python
 # Cray's wrappers first: where they are, they are what one compiles with
 _COMPILERS = {"cc": ("cc", "gcc"), "cxx": ("CC", "c++", "g++"), "fc": ("ftn", "gfortran")}
 _WRAPPERS = ("mpicc", "cc")
+_RUNTIMES = ("apptainer", "singularity")
 
 
 def programs_of(env: Mapping[str, str]) -> Programs:
@@ -31,8 +32,14 @@ def programs_of(env: Mapping[str, str]) -> Programs:
     mpi, wrapper = _mpi(env)
     vendor, arch = gpus(env)
     return Programs(
-        python=python, mpi=mpi, mpicc=wrapper, compilers=compilers, gpu_vendor=vendor, gpu_arch=arch
-    )  # fmt: skip
+        python=python,
+        mpi=mpi,
+        mpicc=wrapper,
+        compilers=compilers,
+        gpu_vendor=vendor,
+        gpu_arch=arch,
+        runtime=next((name for name in _RUNTIMES if toolchain.which(name, env)), ""),
+    )
 
 
 def _mpi(env: Mapping[str, str]) -> tuple[Mpi | None, str]:

@@ -19,8 +19,9 @@ import pytest
 import yaml
 from testbed import machine
 
-from envbuilder import cli, doctor, first_site, lint, places, site, survey
+from envbuilder import cli, doctor, examine, first_site, lint, places, site, survey
 from envbuilder.doctor import Findings, Folders
+from envbuilder.doctor_places import Places
 from envbuilder.doctor_stack import Row
 from envbuilder.effect import Effect, Loaded
 from envbuilder.first_site import Programs
@@ -302,6 +303,7 @@ PROGRAMS = Programs(
     mpi=Mpi(provider="system", name="openmpi", version="4.1.5", soname="libmpi.so.40", library="/x"),
     mpicc="mpicc",
     compilers={"cc": Compiler(path="/usr/bin/gcc", version="gcc (GCC) 12: # and more")},
+    runtime="apptainer",
 )
 NOTHING = Survey(
     hostname="box", domain="", shell=Shell(env={}, system="none", how="a look"), batch=Batch(why="there is no sinfo")
@@ -339,6 +341,7 @@ def test_a_first_site_file_holds_what_was_seen_and_marks_what_was_not() -> None:
             assert "# guess: " in line, line
     assert "# unknown: gpu, whose they are" in text
     assert "A login loads a/1, b/2." in text
+    assert made.container.runtime == "apptainer"
 
 
 @pytest.mark.parametrize("programs", [Programs(), PROGRAMS, Programs(gpu_vendor="nvidia", gpu_arch="sm_80")])
@@ -489,15 +492,111 @@ def _on_testbed(testbed: machine.Testbed, *words: str) -> subprocess.CompletedPr
     )
 
 
+CONTAINER = {
+    "runtime": "apptainer",
+    "binds": ["/data", "/etc/there:/etc/elsewhere"],
+    "optional_binds": ["/run/munge"],
+    "mpi": {"cray-mpich@8.1/slingshot10": {"binds": ["/opt/cray"]}, "mpich": {"optional_binds": ["/opt/other"]}},
+}
+PLACES = Places(
+    runtime=Answer(text="apptainer version 1.3.6 at /usr/bin/apptainer"),
+    there={"/data": True, "/etc/there": True, "/run/munge": True, "/opt/cray": True, "/opt/gcc": True},
+    compilers={"/opt/gcc/bin/gcc": "gcc (GCC) 11.2.0 20210728"},
+)
+GCC = {"spec": "gcc@11.2.0 languages=c", "prefix": "/opt/gcc", "compilers": {"c": "/opt/gcc/bin/gcc"}}
+
+
+def _with_places(**changes: Any) -> dict[str, Row]:
+    cpu = {**DOCUMENT["partitions"]["cpu"], "fabric": "slingshot10", "externals": [GCC, {"spec": "zlib@1.2"}]}
+    of = _site(container=CONTAINER, partitions={"cpu": cpu})
+    return _rows(replace(FOUND, places=replace(PLACES, **changes)), of)
+
+
+def test_what_images_need_and_what_is_installed() -> None:
+    rows = _with_places()
+
+    assert {name: row.status for name, row in rows.items() if ".mpi." in name or "container" in name} == {
+        "container.runtime": "pass", "container.binds": "pass", "container.mpi.cray-mpich@8.1/slingshot10": "pass",
+        # no partition has this one
+        "container.mpi.mpich": "not-run",
+        "cpu.mpi.name": "pass", "cpu.mpi.version": "pass", "cpu.mpi.soname": "pass", "cpu.mpi.gtl": "pass",
+    }  # fmt: skip
+    assert rows["container.binds"].found == "1 of 1 optional are there"
+    assert rows["cpu.externals.gcc"].found == "/opt/gcc is there; gcc (GCC) 11.2.0 20210728"
+    assert rows["cpu.externals.gcc"].status == "pass"
+    # nothing in the file could be looked at
+    assert rows["cpu.externals.zlib"].status == "not-run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "found"),
+    [
+        ({"runtime": Answer(why="there is no apptainer on the PATH")}, "container.runtime", "there is no apptainer"),
+        ({"there": {**PLACES.there, "/data": False}}, "container.binds", "/data: not there"),
+        ({"there": {**PLACES.there, "/run/munge": False}}, "container.binds", "0 of 1 optional"),
+        ({"there": {}}, "container.mpi.cray-mpich@8.1/slingshot10", "/opt/cray: not there"),
+        ({"there": {**PLACES.there, "/opt/gcc": False}}, "cpu.externals.gcc", "there is no /opt/gcc"),
+        ({"compilers": {}}, "cpu.externals.gcc", "/opt/gcc/bin/gcc is not there, or fails"),
+        ({"compilers": {"/opt/gcc/bin/gcc": "gcc 11.2.10"}}, "cpu.externals.gcc", "says gcc 11.2.10"),
+        ({"compilers": {"/opt/gcc/bin/gcc": "gcc 111.2.0"}}, "cpu.externals.gcc", "says gcc 111.2.0"),
+    ],
+)
+def test_places_that_are_otherwise(changes: dict[str, Any], field: str, found: str) -> None:
+    row = _with_places(**changes)[field]
+
+    assert row.status == "fail"
+    assert found in row.found
+
+
+def test_what_only_the_nodes_have_is_not_missing_elsewhere() -> None:
+    cpu = {**DOCUMENT["partitions"]["cpu"], "builds_on": "compute", "externals": [GCC]}
+    rows = _rows(replace(FOUND, places=Places()), _site(partitions={"cpu": cpu}))
+
+    assert rows["cpu.externals.gcc"].status == "not-run"
+    assert "run this in a job there (here: there is no /opt/gcc" in rows["cpu.externals.gcc"].found
+
+
+def test_the_machine_is_really_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real compiler of this machine, a folder that is there and one that is not, and a program that runs no images."""
+    gcc = shutil.which("gcc") or ""
+    version = subprocess.run([gcc, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "apptainer").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "apptainer").chmod(0o755)
+    externals = [
+        {"spec": f"gcc@{version}", "prefix": "/usr", "compilers": {"c": gcc}},
+        {"spec": "python@3", "prefix": str(tmp_path / "gone")},
+    ]
+    of = _site(
+        container={"runtime": "apptainer", "binds": ["$PLACE"], "optional_binds": [f"{tmp_path}/gone"]},
+        modules={"system": "none"},
+        partitions={"cpu": {"externals": externals, "mpi": {"provider": "none"}}},
+    )
+    rows = _rows(examine.examine(of, "cpu", TODAY, lambda _: None), of)
+
+    assert (rows["cpu.externals.gcc"].status, rows["cpu.externals.python"].status) == ("pass", "fail")
+    assert (rows["container.runtime"].status, rows["container.runtime"].found) == (
+        "fail",
+        "apptainer failed: no reason given",
+    )
+    assert (rows["container.binds"].status, rows["container.binds"].found) == (
+        "fail",
+        "0 of 1 optional are there",
+    )
+
+
 @pytest.mark.real
 def test_the_shipped_file_of_archer2_on_its_likeness(testbed: machine.Testbed) -> None:
     done = _on_testbed(testbed, "sites", "doctor", "archer2", "--json")
     data = json.loads(done.stdout)
     failed = {row["field"] for row in data["rows"] if row["status"] == "fail"}
 
-    # the testbed has no highmem; and after the service's last day its facts are no longer valid
-    assert failed <= {"scheduler.qos.highmem", "scheduler.qos.highmem.partitions", "valid"}, (done.stdout, done.stderr)
-    assert failed
+    # the testbed has no highmem, its modules lie elsewhere, it runs no images; after the service's last day no fact is valid
+    elsewhere = {field for field in failed if field.startswith(("externals.", "container."))}
+    known = {"scheduler.qos.highmem", "scheduler.qos.highmem.partitions", "valid"}
+    assert failed - elsewhere <= known, (done.stdout, done.stderr)
+    assert {"scheduler.qos.highmem", "externals.gcc", "externals.cray-mpich"} <= failed
     assert done.returncode == 1
     passed = {(row["partition"], row["field"]) for row in data["rows"] if row["status"] == "pass"}
     assert {("", "detect.hostname"), ("", "detect.cluster"), ("", "scheduler.kind")} <= passed
@@ -519,6 +618,8 @@ def test_a_file_with_mistakes_on_the_testbed(testbed: machine.Testbed, tmp_path:
     path.write_text(yaml.safe_dump(document))
     data = json.loads(_on_testbed(testbed, "sites", "doctor", str(path), "--json").stdout)
     failed = {(row["partition"], row["field"]) for row in data["rows"] if row["status"] == "fail"} - {("", "valid")}
+    # where the likeness has its modules, and what it has no image program for, is told by the test before this one
+    failed = {one for one in failed if not one[1].startswith(("externals.", "container."))}
 
     assert failed == {
         ("", "detect.hostname"), ("", "scheduler.qos.express"), ("cpu-22.12", "scheduler.partition"), ("cpu-22.12", "modules"),

@@ -40,6 +40,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "builders.base artefacts bundle kept_wheels checkout download told launcher compare memo checks.reading",
         "gpu_witness trace_binds survey",
         "doctor_stack lint proof spack_config spack_environment resolve sbom workflows witness manifest witnessed conda_files checks.* first_site",
+        "doctor_places",
         "contents doctor drift inside programs spack_site",
         "examine parity report.*",
         "builders.installing",
