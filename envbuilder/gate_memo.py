@@ -109,7 +109,11 @@ def _variables(env: dict[str, str] | os._Environ[str], names: list[str], prefixe
 
 
 def _mark(path: str) -> str:
-    status = os.stat(path)
+    """Size and time; a file that need not be there may be missing, and must stay so."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"
 
 

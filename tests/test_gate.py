@@ -236,6 +236,33 @@ def test_what_opened_once_opens_at_once(
     assert again() == ""
 
 
+def test_a_library_that_need_not_be_there_and_is_not(
+    clustered: tuple[Store, Environment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A site's optional binds of an image: the gate opens where one is missing, and looks anew when it comes."""
+    place, tree = clustered
+    optional = tmp_path / "libxpmem.so.0"
+    container = {"optional_binds": [str(optional)]}
+    image = {
+        "file": str(tmp_path / "x.sif"),
+        "sha256": "0" * 64,
+        "binds": {},
+        "library_path": "",
+        "container": container,
+    }
+    environment = replace(tree, builder="apptainer", image={**image, "prefix": "/e", "runtime": {"name": "apptainer"}})
+    place.manifest(environment.identifier).parent.mkdir()
+    place.manifest(environment.identifier).write_text("{}")
+    _proven(place, environment, JOB)
+    assert _memo(place, environment, JOB, monkeypatch) == "it opened"
+
+    optional.write_bytes(b"a library")
+
+    assert gate_memo.recall(str(place.root), environment.identifier, os.environ) == ""
+    with pytest.raises(GateError, match=r"the library .*libxpmem\.so\.0 changed"):
+        gate.check(place, environment, JOB)
+
+
 def test_a_damaged_memo_says_nothing(clustered: tuple[Store, Environment], monkeypatch: pytest.MonkeyPatch) -> None:
     place, environment = clustered
     place.manifest(environment.identifier).parent.mkdir()

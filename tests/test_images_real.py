@@ -283,6 +283,27 @@ def test_under_slurm_an_image_gets_the_sites_own_mpi(elsewhere: User, testbed: T
     assert "CRAY MPICH version 8.1.27" in outcomes["image-mpi"]["witnessed"]
     assert "the host's on 4 ranks" in outcomes["image-mpi"]["witnessed"]
 
+    code = "import socket, sys; from mpi4py import MPI; print('rank', MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size, sys.prefix)"
+    job = ("job", "mpi4py.host-mpi.sif", "--nodes", "2", "--ranks", "4")
+    outside = archer2.run(*job, "--", "mpiexec", "-n", "4", "python", "-c", code)
+    assert outside.returncode == 2
+    assert "what mpiexec starts would be outside of it" in outside.stderr
+    made = archer2.run(*job, "--", "python", "-c", code)
+    assert made.returncode == 0, made.stderr
+    script = elsewhere.home / "job.sh"
+    script.write_text(made.stdout)
+    run = subprocess.run(
+        ["sbatch", "--wait", f"--output={script}.out", script],
+        env=testbed.env,
+        cwd=testbed.work,
+        timeout=300,
+        check=False,
+    )
+    said = Path(f"{script}.out").read_text()
+    assert run.returncode == 0, said
+    ranks = sorted(line.split()[1:] for line in said.splitlines() if line.startswith("rank "))
+    assert ranks == [[str(rank), "4", "/opt/envbuilder/env"] for rank in range(4)]
+
 
 def test_tensorflow_trains_in_an_image_and_gives_the_bits_that_it_gives_in_a_tree(
     user: User, tensorflow_env: Path

@@ -10,16 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envbuilder import job, site, verify_job
+from envbuilder import job, job_script, site, verify_job
+from envbuilder.environment import Environment
 from envbuilder.errors import InputError
 from envbuilder.evidence import Evidence, Outcome, Verdict
 from envbuilder.job import Billing, Shape
+from envbuilder.nodes import Nodes
 from envbuilder.partition import Cpu, Export, Gpu, Partition
 from envbuilder.scheduler import JobEnd
 from envbuilder.site import Modules, Scheduler, Site
+from envbuilder.store import Store
 
 # Made-up sites, each with one real site's vocabulary: these are tests of the words, not facts about the machines.
 TOTAL = """
@@ -586,3 +590,32 @@ def test_ranks_that_ended_with_their_cancelled_job_are_no_verdict_on_the_environ
     )
 
     assert verify_job.interrupted(JobEnd(job="7", state=state), verdict) is interrupted
+
+
+def test_each_rank_of_an_image_is_started_inside_it(tmp_path: Path) -> None:
+    total = site.parse(TOTAL, "total.yaml")
+    nodes = Nodes(
+        site=total,
+        site_file=tmp_path / "total.yaml",
+        partition="gpu",
+        shape=Shape(nodes=2, ranks=8),
+        billing=Billing(account="z"),
+        patience=1.0,
+    )
+    tree = samples.environment()
+    image = replace(tree, image={"file": "/x.sif"})
+
+    def script(environment: Environment, *command: str) -> str:
+        return job_script.render(Store(tmp_path), environment, nodes, (), command)
+
+    inside = f"run {image.identifier} -- python train.py"
+    assert script(image, "python", "train.py").rstrip().endswith(inside)
+    assert "srun" in script(image, "python", "train.py").splitlines()[-1]
+    # its proof was made without the modules
+    assert "module load" not in script(image, "python", "train.py")
+    assert "activate" not in script(image, "python", "train.py")
+    assert "module load" in script(tree, "python", "train.py")
+    assert script(image, "torchrun", "train.py").rstrip().endswith(f"run {image.identifier} -- torchrun train.py")
+    for launcher in ("srun", "/usr/bin/mpiexec"):
+        with pytest.raises(InputError, match="would be outside of it"):
+            script(image, launcher, "python", "train.py")

@@ -27,12 +27,6 @@ def job(arguments: Namespace, console: Console) -> int:
     environment = store.find(place, arguments.environment)
     if not arguments.command:
         raise InputError("no command after `--`", hint="envbuilder job ENV -- python train.py")
-    if environment.image or environment.pack:
-        kind = "an image" if environment.image else "packed"
-        raise InputError(
-            f"{environment.identifier} is {kind}, and the scripts that this writes activate a tree",
-            hint=f"in a script of yours: srun envbuilder run {environment.identifier} -- {' '.join(arguments.command)}",
-        )
     if not environment.scheduler:
         raise InputError(
             f"{environment.identifier} is for {environment.site}, which has no batch system",
