@@ -15,6 +15,7 @@ from markup import HEAD, NO_USER, cell, table
 from envbuilder import catalog, job
 from envbuilder.document import load_yaml, read_text
 from envbuilder.errors import InputError
+from envbuilder.externals import External
 from envbuilder.fit import misfit
 from envbuilder.partition import Partition
 from envbuilder.recipe import Recipe
@@ -209,9 +210,15 @@ def _facts(one: Partition, stated: Mapping[str, Any]) -> Iterator[tuple[str, str
         ("conda's virtual packages", ", ".join(f"`{key}` {value}" for key, value in one.virtual_packages.items()), ()),
         ("batch", words.batch(one), one.scheduler.source),
         ("launch", words.launch(one), one.launch.source),
-        *(("for Spack", f"`{external.spec}` in `{external.prefix}`", external.source) for external in one.externals),
+        *(("for Spack", _external(external), external.source) for external in one.externals),
     ]
     yield from ((name, cell(text), words.cited(keys)) for name, text, keys in rows if text)
+
+
+def _external(one: External) -> str:
+    where = [f"in `{one.prefix}`"] if one.prefix else []
+    where += [f"by {', '.join(f'`{name}`' for name in one.modules)}"] if one.modules else []
+    return " ".join((f"`{one.spec}`", *where))
 
 
 def _modules(site: Site, name: str, one: Partition) -> Iterator[str]:

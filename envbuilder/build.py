@@ -258,10 +258,15 @@ def _described(job: Job, seconds: float) -> Environment:
         about = image.finished(job.work.plan.image)
         found, mpi = image.stock(about, job.work.mpi)
     else:
-        found = inventory.take(job.work.plan.prefix)
+        found = inventory.take(job.work.plan.prefix, whole=bool(job.work.draft.spack))
         mpi = inventory.mpi_library(job.work.plan.prefix, job.work.mpi) if job.work.mpi else None
+    packages = job.work.draft.packages
+    if job.work.draft.spack:  # its packages have names of their own; the tree tells which distributions they brought
+        inventory.refuse_lacking(job.work.plan.prefix, job.work.draft.spack)
+        packages = inventory.distributions(job.work.plan.prefix)
     return replace(
         job.work.draft,
+        packages=packages,
         records=found.records,
         written=found.written,
         mpi=mpi,

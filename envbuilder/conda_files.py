@@ -33,8 +33,11 @@ class Taken:
 def environment_yml(lock: Lock) -> dict[str, Any]:
     """What `conda env create` takes: every package of a lock with version and build, and those of the index under `pip`.
 
-    Conda chooses no more; pip is given versions and no hashes, for its section knows none.
+    Conda chooses no more; pip is given versions and no hashes, for its section knows none. Raises `InputError` for a lock of
+    Spack.
     """
+    if lock.spack().needed:
+        raise InputError("this lock is Spack's: conda has other packages", hint="spack -e DIR reads its spack.lock")
     found = lock.conda()
     brought = {name for record in found for name in record.distributions}
     python = lock.request["target"]["python"]

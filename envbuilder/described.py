@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from envbuilder.effect import Effect, Loaded
 from envbuilder.partition import Partition
 from envbuilder.target import Compiler, Mpi, Python, Target
 
@@ -25,7 +26,16 @@ def target(site: str, name: str, partition: Partition) -> Target:
         compiler=Compiler(path="cc", version="cc", cxx="c++"),
         gpu_arch=partition.gpu.arch,
         toolkit=partition.gpu.toolkit,
+        modules=_modules(partition),
     )
+
+
+def _modules(partition: Partition) -> Loaded | None:
+    """What loading the modules does, as far as the file tells: variables have values, which only the machine knows."""
+    if not partition.modules:
+        return None
+    promised = Effect(set={str(name): f"/{name}" for name in partition.promises})
+    return Loaded(system="", asked=partition.modules, names=partition.modules, files=(), effect=promised)
 
 
 def facts(site: str, name: str, partition: Partition) -> dict[str, str]:

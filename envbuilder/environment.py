@@ -15,7 +15,7 @@ SCHEMA = 1
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("features", "imports", "settings", "preloads", "data"), (list, tuple)),
     **dict.fromkeys(
-        ("python", "packages", "records", "written", "gpu", "gpus", "scheduler", "signers", "conda"), (dict,)
+        ("python", "packages", "records", "written", "gpu", "gpus", "scheduler", "signers", "conda", "spack"), (dict,)
     ),
     **dict.fromkeys(("mpi", "modules", "base", "image", "pack"), (dict, type(None))),
     "max_proof_age_hours": (int,),
@@ -47,7 +47,8 @@ class Environment:
     `pack` is there when the tree is packed: its `file` and `sha256`, the `prefix` at which its processes see it, and the
     environment that it is `of`.
 
-    `conda` maps each conda package of the tree to its version and build (empty where there is none).
+    `conda` maps each conda package of the tree to its version and build (empty where there is none), `spack` each package
+    that Spack concretized for it to its version and hash; then `written` holds every file of the tree.
 
     `preloads` are the libraries that the site lets LD_PRELOAD name: `library` (see `envbuilder.preload`) and `why`. `data` are
     what its programs read: the `variable` that leads there, and `why`.
@@ -87,6 +88,7 @@ class Environment:
     image: Mapping[str, Any] | None = None
     pack: Mapping[str, Any] | None = None
     conda: Mapping[str, str] = field(default_factory=dict)
+    spack: Mapping[str, str] = field(default_factory=dict)
     preloads: tuple[Mapping[str, str], ...] = ()
     data: tuple[Mapping[str, str], ...] = ()
 

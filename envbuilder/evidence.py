@@ -76,6 +76,7 @@ class Expectation:
     image_key: str = ""
     pack: Mapping[str, Any] | None = None
     conda: Mapping[str, str] = field(default_factory=dict)
+    spack: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from envbuilder import conda, host, process
+from envbuilder import conda, host, process, spack_lock
 from envbuilder.lock import Lock
 from envbuilder.plan import Product
 from envbuilder.process import Command
@@ -28,7 +28,11 @@ def forget(prepared: Prepared, locked: Lock) -> None:
             for inner in step.actions:
                 if isinstance(inner, Product):  # a compilation that would go on
                     inner.path.unlink(missing_ok=True)
-    names = sorted(name for body in locked.bodies if body != conda.BODY for name in locked.packages(body))
+    names = sorted(
+        name for body in locked.bodies if body not in (conda.BODY, spack_lock.BODY) for name in locked.packages(body)
+    )
+    for name in ("pkgs.proven.json", "repodata.distributions.json"):
+        prepared.store.path("cache", "conda", name).unlink(missing_ok=True)
     for record in locked.conda():
         for path in prepared.store.path("cache", "conda", "pkgs").glob(
             f"{record.name}-{record.version}-{record.build}*"

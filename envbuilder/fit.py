@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping
 
 from envbuilder.document import where
@@ -23,6 +24,7 @@ def misfit(
     return (
         _infeasible(recipe, variant, facts)
         or _lacking(recipe, partition)
+        or _unpromised(recipe, partition)
         or "; ".join(filter(None, (_other_toolkit(variant, partition), python)))
     )
 
@@ -45,6 +47,16 @@ def _infeasible(recipe: Recipe, variant: Variant, facts: Mapping[str, str]) -> s
 def _lacking(recipe: Recipe, partition: Partition) -> str:
     lacking = [need for need in recipe.needs if need not in partition.offers()]
     return f"the partition does not offer {', '.join(lacking)}, which the recipe needs" if lacking else ""
+
+
+def _unpromised(recipe: Recipe, partition: Partition) -> str:
+    """Variables of modules that the recipe compiles with: a site that has them says so under `promises`."""
+    values = [value for source in recipe.sources.values() for value in source.env.values()]
+    asked = {name for value in values for name in re.findall(r"\bmodules\.(\w+)", value)}
+    missing = sorted(asked - set(partition.promises))
+    if not missing:
+        return ""
+    return f"it is compiled with {' and '.join(missing)} of the site's modules, which the partition does not promise"
 
 
 def _other_toolkit(variant: Variant, partition: Partition) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,11 @@ class Inventory:
     written: dict[str, str]
 
 
-def take(prefix: Path) -> Inventory:
-    """The inventory of a tree; bytecode is left out, since Python writes it whenever it likes."""
+def take(prefix: Path, *, whole: bool = False) -> Inventory:
+    """The inventory of a tree; bytecode is left out, since Python writes it whenever it likes.
+
+    `whole` puts every file among those `written`: for a tree whose RECORDs do not tell what is in it.
+    """
     owned: set[str] = set()
     records: dict[str, str] = {}
     for package in conda_meta.installed(prefix)[0]:
@@ -45,9 +49,35 @@ def take(prefix: Path) -> Inventory:
     written = {
         os.path.relpath(path, prefix): "" if os.path.islink(path) else sha256(Path(path))
         for path in _files(str(prefix))
-        if path not in owned
+        if whole or path not in owned
     }
     return Inventory(records=records, written=written)
+
+
+def distributions(prefix: Path) -> dict[str, str]:
+    """Normalised names and versions of the Python distributions in a tree, by the names of their metadata's folders."""
+    found = {}
+    for folder in sorted(prefix.glob("lib/python*/site-packages/*.dist-info")):
+        name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
+        found[re.sub(r"[-_.]+", "-", name).lower()] = version
+    return found
+
+
+def refuse_lacking(prefix: Path, spack: Mapping[str, str]) -> None:
+    """Raise `StoreError` where a package that Spack built is not in the tree: Spack may leave one out and say nothing."""
+    for name, identity in spack.items():
+        mark = identity.split(" ")[1]
+        if mark == "external":
+            continue
+        try:
+            document = json.loads((prefix / ".spack" / name / "spec.json").read_text(encoding="utf-8"))
+            found = str(document["spec"]["nodes"][0]["hash"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            found = "nothing"
+        if found != mark:
+            raise StoreError(
+                f"Spack did not copy {name} {identity} into {prefix}: {found} is there", hint="see the log of the build"
+            )
 
 
 def mpi_library(prefix: Path, mpi: Mpi) -> dict[str, str]:

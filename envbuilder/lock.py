@@ -1,9 +1,9 @@
 """Locks: exactly which artefacts, with hashes, answer a request.
 
 A lock is a small envelope (`lock.json`) beside native bodies that are left as the resolver wrote them: `pylock.toml`
-(PEP 751) for the environment, `conda.json` (`envbuilder.conda`) for what conda brings below it, and for each distribution
-that is compiled here `pylock.source-NAME.toml` (its sdist, archive or commit) and `pylock.build-NAME.toml` (its build
-requirements).
+(PEP 751) for the environment, `conda.json` (`envbuilder.conda`) for what conda brings below it, `spack.lock`
+(`envbuilder.spack_lock`) where Spack brings everything, and for each distribution that is compiled here
+`pylock.source-NAME.toml` (its sdist, archive or commit) and `pylock.build-NAME.toml` (its build requirements).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from envbuilder import conda
+from envbuilder import conda, spack_lock
 from envbuilder.document import controls, digest
 from envbuilder.errors import InputError
+from envbuilder.spack_lock import Solved
 
 if TYPE_CHECKING:
     from packaging.pylock import Package, Pylock
@@ -116,22 +117,30 @@ class Lock:
     def packages(self, body: str = MAIN) -> dict[str, str]:
         """Normalised distribution names and versions in a body; those of the environment with what no resolver knows.
 
-        In the body of conda packages, their names with version and build.
+        In the body of conda packages, their names with version and build; in Spack's, with version and hash.
         """
         if body == conda.BODY:
             return {record.name: record.identity for record in self.conda()}
+        if body == spack_lock.BODY:
+            return {package.name: package.identity for package in self.spack().needed}
         found = {str(package.name): str(package.version) for package in self._parsed(body).packages}
         if body == MAIN:
             for name in self.sources:
                 if not self.request["sources"][name].get("sdist"):
                     found |= self.packages(source_body(name))
             found |= conda.brought(self.conda())
+            found |= {one.name[3:]: one.version for one in self.spack().needed if one.name.startswith("py-")}
         return found
 
     def conda(self) -> tuple[conda.Record, ...]:
         """The conda packages of the environment."""
         text = self.bodies.get(conda.BODY)
         return conda.records(text, conda.BODY) if text is not None else ()
+
+    def spack(self) -> Solved:
+        """What Spack concretized; nothing where it brings nothing."""
+        text = self.bodies.get(spack_lock.BODY)
+        return spack_lock.parse(text, spack_lock.BODY) if text is not None else Solved(needed=(), count=0)
 
     def artefacts(self, body: str = MAIN) -> tuple[Artefact, ...]:
         """Every file that a body names."""
@@ -140,6 +149,8 @@ class Lock:
                 Artefact(package=one.name, version=one.identity, file=one.file, url=one.url, sha256=one.sha256)
                 for one in self.conda()
             )
+        if body == spack_lock.BODY:  # Spack fetches its own sources, by the sums in its packages
+            return ()
         return tuple(artefact for package in self._parsed(body).packages for artefact in _files(package))
 
     def _parsed(self, body: str) -> Pylock:
@@ -314,6 +325,9 @@ def _refuse_unhashed(lock: Lock, body: str, file: str) -> None:
         for artefact in lock.artefacts(body):
             _refuse_artefact(artefact, body, file)
         return
+    if body == spack_lock.BODY:
+        lock.spack()
+        return
     for package in parse_body(lock.bodies[body], f"{file}: {body}").packages:
         files = tuple(_files(package))
         if not files or ((package.vcs or package.archive) and not body.startswith(_SOURCE)):
@@ -344,6 +358,8 @@ def _wanted(lock: Lock) -> Iterator[str]:
     yield MAIN
     if lock.request.get("conda"):
         yield conda.BODY
+    if lock.request.get("spack"):
+        yield spack_lock.BODY
     for name in lock.sources:
         yield from (source_body(name), build_body(name))
 

@@ -59,6 +59,7 @@ def draft(
         signers=_signers(site),
         preloads=tuple({"library": str(one.library), "why": str(one.why)} for one in site.allowed_preloads),
         conda={record.name: record.identity for record in lock.conda()},
+        spack={package.name: package.identity for package in lock.spack().needed},
         created="",
         created_by=f"envbuilder {__version__}",
         seconds=0.0,

@@ -28,7 +28,7 @@ from envbuilder.wish import Wish
 from envbuilder.work import Work
 
 # The programs whose change could change the answer; the names that a site can give them are in its file, which is read.
-_PROGRAMS = ("cc", "c++", "mpicc", "mpicxx", *BUILD_TOOLS)
+_PROGRAMS = ("cc", "c++", "mpicc", "mpicxx", "spack", *BUILD_TOOLS)
 
 
 def recall(store: Store, wish: Wish, env: Mapping[str, str]) -> str:

@@ -33,6 +33,12 @@ def bundle(prepared: Prepared, lock: Lock, output: Path, console: Console, env: 
     Raises `HostError` for a file that cannot be had, and `InputError` for a lock that does not fit; what was fetched is kept.
     """
     _refuse_credentials(lock)
+    if lock.spack().needed:
+        raise InputError(
+            "Spack fetches its sources itself, so they are not in a bundle",
+            hint="give Spack a mirror (`spack mirror create`), and build where it sees that; on a site that builds on its "
+            "nodes, inside a job",
+        )
     if output.is_dir() or not output.parent.is_dir():
         what = "is a folder" if output.is_dir() else f"cannot be written: {output.parent} is no folder"
         raise InputError(f"{output} {what}", hint="name a file in a folder that is there: -o FILE")

@@ -1,7 +1,7 @@
 """Parity: what the worlds that one recipe was taken to hold beside each other, and what each cannot give. Pure.
 
-A world is an environment of the store, or a Spack environment that was solved (`spack.lock`). Of the latter nothing was
-witnessed: it says what is meant to be built.
+A world is an environment of the store, or a Spack environment that was solved elsewhere (`spack.lock`). Of the latter nothing
+was witnessed: it says what is meant to be built.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from envbuilder import spack_lock
 from envbuilder.environment import Environment
-from envbuilder.errors import InputError
 from envbuilder.proof import Proof
 from envbuilder.spack_config import MPIS
+from envbuilder.spack_lock import Package
 
 SPACK = "spack"
+SOLVED = "spack, solved"
 # what of Spack's variants a feature of recipes is, by package
 _FEATURES = {
     "mpi4py": ("py-mpi4py", ""),
@@ -72,23 +74,14 @@ def of_environment(environment: Environment, proof: Proof | None) -> World:
 
 def of_spack(document: Mapping[str, Any], what: str) -> World:
     """The world of a `spack.lock`; raises `InputError` when it is none."""
-    try:
-        if document["_meta"]["file-type"] != "spack-lockfile":
-            raise InputError(
-                f"{what}: not a lock of Spack", hint="name the folder of an environment that was concretized"
-            )
-        specs = dict(document["concrete_specs"])
-        found = {spec["name"]: spec for spec in (specs[mark] for mark in _needed(document, specs))}
-        places = sorted(
-            {f"{spec['arch']['platform_os']}, {_target(spec)}" for spec in found.values() if "external" not in spec}
-        )
-        versions = {name: str(spec["version"]) for name, spec in found.items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{what}: not a whole lock of Spack: {error}", hint="run spack concretize again") from error
+    solved = spack_lock.read(document, what)
+    found = {one.name: one for one in solved.needed}
+    places = sorted({f"{one.os}, {one.target}" for one in solved.built})
+    versions = {name: one.version for name, one in found.items()}
     mpi = next((name for name in MPIS if name in found), "")
-    whose = "the site's" if mpi and "external" in found[mpi] else "built by Spack"
+    whose = "the site's" if mpi and found[mpi].external else "built by Spack"
     return World(
-        name=SPACK,
+        name=SOLVED,
         what=what,
         version=versions.get("py-torch", versions.get("py-tensorflow", versions.get("py-mpi4py", ""))),
         python=versions.get("python", "-"),
@@ -98,7 +91,7 @@ def of_spack(document: Mapping[str, Any], what: str) -> World:
         proof="not-run: solved, not built here; features are those that its variants ask for, and nothing was witnessed",
         cannot=(
             f"solved for {'; '.join(places)}: the C library is that of the host which solved it",
-            "envbuilder neither builds nor verifies it; `spack install`, and nothing gates what runs in it",
+            "it was neither built nor verified, and nothing gates what runs in it: envbuilder build --builder spack",
         ),
     )
 
@@ -120,10 +113,12 @@ def missing(worlds: Sequence[World], builders: Sequence[str], recipe: str) -> It
     """Which worlds there could be and are not, with the command that makes them."""
     there = {one.name for one in worlds}
     for builder in builders:
+        if builder == SPACK and SOLVED in there:
+            continue
         if builder not in there:
             yield f"{builder}: no environment; envbuilder build {recipe} --builder {builder}"
-    if SPACK not in there:
-        yield f"{SPACK}: none was named; envbuilder export spack {recipe}, spack concretize, then --spack DIR"
+    if SPACK not in there and SOLVED not in there:
+        yield f"{SOLVED}: none was named; envbuilder export spack {recipe}, spack concretize, then --spack DIR"
 
 
 def _row(subject: str, values: list[str]) -> Row:
@@ -137,31 +132,12 @@ def _row(subject: str, values: list[str]) -> Row:
     return Row(subject=subject, values=tuple(values), verdict=verdict)
 
 
-def _needed(document: Mapping[str, Any], specs: Mapping[str, Any]) -> list[str]:
-    """The marks of what is there at run time: what the roots link with and run."""
-    waiting = [root["hash"] for root in document["roots"]]
-    found: dict[str, None] = {}
-    while waiting:
-        mark = waiting.pop()
-        if mark in found:
-            continue
-        found[mark] = None
-        edges = specs[mark].get("dependencies", ())
-        waiting += [edge["hash"] for edge in edges if {"link", "run"} & set(edge["parameters"]["deptypes"])]
-    return list(found)
-
-
-def _target(spec: Mapping[str, Any]) -> str:
-    target = spec["arch"]["target"]
-    return str(target["name"] if isinstance(target, Mapping) else target)
-
-
-def _features(found: Mapping[str, Any]) -> Iterator[str]:
+def _features(found: Mapping[str, Package]) -> Iterator[str]:
     for feature, (package, variant) in _FEATURES.items():
-        if package in found and (not variant or found[package]["parameters"].get(variant) is True):
+        if package in found and (not variant or found[package].parameters.get(variant) is True):
             yield feature
     if any(
-        found[one]["parameters"].get(gpu) is True for one in found if one.startswith("py-") for gpu in ("cuda", "rocm")
+        found[one].parameters.get(gpu) is True for one in found if one.startswith("py-") for gpu in ("cuda", "rocm")
     ):
         yield "gpu"
 

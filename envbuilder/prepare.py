@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from envbuilder import catalog, conda, host, host_memo, manifest, modes, modules, pip_config, scheduler, store
+from envbuilder import (
+    catalog,
+    conda,
+    host,
+    host_memo,
+    manifest,
+    modes,
+    modules,
+    pip_config,
+    scheduler,
+    spack_machine,
+    store,
+)
 from envbuilder import lock as lock_format
 from envbuilder.builders import builder
 from envbuilder.builders.base import LockOptions, Workplace
@@ -26,7 +38,7 @@ from envbuilder.partition import Partition
 from envbuilder.places import Origin
 from envbuilder.plan import Plan
 from envbuilder.recipe import Variant
-from envbuilder.request import Request, concrete, with_conda
+from envbuilder.request import Request, concrete, specs, with_conda, with_spack
 from envbuilder.site import Site
 from envbuilder.source import patch_files
 from envbuilder.store import Store
@@ -35,6 +47,7 @@ from envbuilder.wish import Wish
 from envbuilder.work import Work
 
 _CONDA = "conda"
+_SPACK = "spack"
 # what is tried where nobody asks for a Python, newest first
 _PYTHONS = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9", "3.8")
 
@@ -116,6 +129,8 @@ def prepared_for(choice: Choice, target: Target, env: Mapping[str, str], verb: s
     if wish.builder == _CONDA:
         virtual = conda.virtual_packages(partition, target.arch, _glibc(site, partition, target, env))
         request = with_conda(request, found.recipe, variant, target, virtual)
+    elif wish.builder == _SPACK:
+        request = with_spack(request, _spack_document(choice, variant, target))
     place = store.locate(env, site.paths.root)
     modes.make_root(place.root, site.paths.readable_by)
     return Prepared(
@@ -144,7 +159,7 @@ def lock_directory(prepared: Prepared) -> Path:
     """Where the store keeps the lock of this request."""
     request = prepared.request
     layers = prepared.place.layers
-    world = layers.name if layers else "conda" if request.conda else ""
+    world = layers.name if layers else _CONDA if request.conda else _SPACK if request.spack else ""
     partition = f"{prepared.target.partition}.{world}" if world else prepared.target.partition
     return prepared.store.lock_directory(request.recipe, request.version, prepared.target.site, partition)
 
@@ -305,6 +320,24 @@ def _conda_python(choice: Choice) -> Python:
                 return Python(path="", version=minor, soabi=soabi, headers=True)
     described = "; ".join(f"{row.version} needs Python {row.python}" for row in choice.rows)
     raise InputError(f"no Python fits {name}: {described}", hint="name another version of it, or leave --python out")
+
+
+def _spack_document(choice: Choice, variant: Variant, target: Target) -> dict[str, object]:
+    """What Spack is asked for, with what the machine has; raises `InputError`."""
+    from envbuilder.builders.spack import program_of
+
+    recipe = choice.found.recipe
+    program_of(target)
+    if recipe.base:
+        raise InputError(f"{recipe.name} stands on a module, which Spack cannot add to", hint="leave --builder out")
+    beside = os.path.join(os.path.dirname(target.compiler.path), "gfortran") if target.compiler else ""
+    return spack_machine.document(
+        recipe,
+        specs(recipe, variant, target),
+        choice.site.partition(choice.partition),
+        target,
+        beside if os.access(beside, os.X_OK) else "",
+    )
 
 
 def _glibc(site: Site, partition: Partition, target: Target, env: Mapping[str, str]) -> str:

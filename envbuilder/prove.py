@@ -65,6 +65,7 @@ def expect(
         image=environment.image,
         pack=environment.pack,
         conda=environment.conda,
+        spack=environment.spack,
         image_key=str(gate.image_key(environment, os.environ) or ""),
         gpu_vendor=environment.gpus.get(partition or environment.partition, ""),
     )

@@ -51,6 +51,7 @@ class Request:
     tag: str = ""
     data: tuple[Data, ...] = ()
     conda: Asked | None = None
+    spack: Mapping[str, Any] | None = None
 
     def to_document(self) -> dict[str, Any]:
         """Plain data, in which two requests are equal if and only if they ask for the same."""
@@ -60,6 +61,8 @@ class Request:
             del document["data"]
         if self.conda is None:
             del document["conda"]
+        if self.spack is None:
+            del document["spack"]
         return {key: plain(value) for key, value in document.items()}
 
     @property
@@ -126,6 +129,11 @@ def with_conda(
     )
 
 
+def with_spack(request: Request, document: Mapping[str, Any]) -> Request:
+    """The same request where Spack brings everything, by that document of `spack.yaml`."""
+    return replace(request, requirements=(), indexes=(), sources={}, tag="", spack=document)
+
+
 def _conda_packages(recipe: Recipe, names: Scope) -> tuple[str, ...]:
     rendered = (render(text, names) for text in recipe.conda.packages)
     return tuple(_checked(text, SPEC, "package of conda", "numpy >=2") for text in rendered)
@@ -137,7 +145,14 @@ def scope(recipe: Recipe, variant: Variant, target: Target) -> Scope:
         "recipe": {"name": recipe.name},
         "variant": {"version": variant.version, "tag": variant.tag},
         "site": {"name": target.site},
-        "partition": {"name": target.partition, "gpu": target.gpu, "arch": target.arch, "gpu_arch": target.gpu_arch},
+        "partition": {
+            "name": target.partition,
+            "gpu": target.gpu,
+            "arch": target.arch,
+            "gpu_arch": target.gpu_arch,
+            "cuda_arch": re.sub(r"^sm_(\d+)(\d)[a-z]?$", r"\1.\2", target.gpu_arch),
+        },
+        "modules": dict(target.effect.set),
         "python": {"version": target.python.minor},
         "build": {"prefix": BUILD_ENVIRONMENT},
         "mpi": _mpi_scope(target),

@@ -58,6 +58,7 @@ def document(contents: Contents) -> dict[str, Any]:
     components = [
         *_python(contents),
         *_conda(contents.lock),
+        *_spack(contents.lock),
         *_system(contents),
         *(_bound(one) for one in contents.bound),
     ]
@@ -142,6 +143,21 @@ def _conda(lock: Lock) -> Iterator[dict[str, Any]]:
             "hashes": [_hash(one.sha256)],
             **_fetched(one, "distribution"),
             "properties": _properties({"file": one.file}),
+        }
+
+
+def _spack(lock: Lock) -> Iterator[dict[str, Any]]:
+    """What Spack has there at run time, its own packages and the externals; there is no kind of package URL for Spack's."""
+    for one in lock.spack().needed:
+        yield {
+            "type": "library",
+            "bom-ref": f"spack:{one.name}",
+            "name": one.name,
+            "version": one.version,
+            "purl": purl("generic", one.name, one.version),
+            "properties": _properties(
+                {"spack-hash": one.hash, "from": f"external {one.prefix}" if one.external else "built by Spack"}
+            ),
         }
 
 

@@ -105,9 +105,11 @@ def _compilers(partition: Partition, packages: dict[str, dict[str, Any]], unknow
         if first is not None:
             packages[language] = {"require": [_exact(first)]}
     if not declared:
+        toolkit = partition.gpu.toolkit
+        without = f"; where none goes with {toolkit}, it finds no answer" if toolkit else ""
         unknown.append(
-            "compilers: Spack takes those that it finds on PATH; load the modules and run `spack compiler find`, or write an "
-            "entry with `compilers` under `externals` of the partition"
+            f"compilers: Spack takes those that it finds on PATH{without}. Load the modules and run `spack compiler find`, or "
+            "write an entry with `compilers` under `externals` of the partition"
         )
 
 

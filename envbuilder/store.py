@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from envbuilder.lock import Lock
 
 _ENVELOPE = "lock.json"
-_BODY = re.compile(r"pylock(\..+)?\.toml|conda\.json")
+_BODY = re.compile(r"pylock(\..+)?\.toml|conda\.json|spack\.lock")
 _WAIT_NOTICE_SECONDS = 1.0
 
 

@@ -96,7 +96,7 @@ def test_a_name_that_is_nearly_right(name: str, guess: str) -> None:
         catalog.find_recipe(name, {"HOME": "/nowhere"})
 
     assert (f"did you mean {guess!r}?" in caught.value.hint) == bool(guess)
-    assert "known are deepcam, mpi4py" in caught.value.hint
+    assert "known are deepcam, deepcam-nccl, mpi4py" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["nothing", "", "..", "../local", "a b", "x" * 80, "l\0", "lokal", "./x.yaml", "/etc"])

@@ -69,6 +69,7 @@ def test_each_shipped_partition_gets_a_build_for_its_toolkit_or_a_refusal_with_r
         ("pytorch-cuda@2.10.0", "kestrel", "gpu-rhel8", "(index tag cu130), and the partition has cuda@12.4", "pytorch-cuda@2.9.1"),
         ("pytorch-cuda@2.9.1", "cirrus", "gpu", "(index tag cu126), and the partition has cuda@11.6", "pytorch-cuda@1.13.1"),
         ("pytorch-cuda", "cirrus", "cpu", "these nodes have no NVIDIA GPU; use pytorch-cpu", "it fits --partition gpu"),
+        ("pytorch-nccl", "perlmutter", "gpu", "compiled with CUDA_HOME and NCCL_HOME of the site's modules, which the partition does not promise", ""),
         ("pytorch-rocm", "perlmutter", "gpu", "a build for AMD GPUs; use pytorch-cuda (gpu=nvidia)", ""),
         ("pytorch-cpu", "archer2", "cpu-22.12", "no wheel of it has the ABI tag cp39", "it fits --partition cpu"),
     ],

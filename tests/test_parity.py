@@ -122,7 +122,10 @@ def test_the_newest_of_each_builder_is_compared(
 
     assert cli.main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [(one["name"], one["what"]) for one in document["worlds"]] == [("venv", "new"), ("spack", str(solved))]
+    assert [(one["name"], one["what"]) for one in document["worlds"]] == [
+        ("venv", "new"),
+        ("spack, solved", str(solved)),
+    ]
     assert any(
         "apptainer: no environment; envbuilder build pytorch-cpu --builder apptainer" in one
         for one in document["not_compared"]

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuilder import recipe
+from envbuilder.effect import Effect, Loaded
 from envbuilder.errors import InputError
-from envbuilder.request import Request
+from envbuilder.partition import Partition
+from envbuilder.request import Request, concrete
 from envbuilder.target import Compiler, Mpi, Python
 
 ESCAPES = (
@@ -109,6 +111,25 @@ def test_what_compiles_cxx_with_mpi(mpi: Mpi, cxx: str, linked: str) -> None:
     asked = samples.request(parsed, mpi=mpi, compiler=WITH_CXX)
 
     assert dict(asked.sources["x"].env) == {"CXX": cxx, "LDFLAGS": linked, "TOOL": "@BUILD_ENVIRONMENT@/bin/tool"}
+
+
+def test_a_compilation_may_name_what_the_modules_set_and_the_gpu_as_cuda_numbers_it() -> None:
+    env = {"ROOT": "{{ modules.NCCL_HOME }}/lib", "ARCH": "{{ partition.cuda_arch }}"}
+    parsed = _parsed({**samples.RECIPE, "sources": {"x": {**CXX_SOURCE, "env": env}}})
+    loaded = Loaded(system="lmod", asked=(), names=("nccl/2",), files=(), effect=Effect(set={"NCCL_HOME": "/sw/nccl"}))
+
+    here = Partition(features=("cpu", "mpi"), promises=("NCCL_HOME",))
+
+    def compiled(at: Partition, **changes: Any) -> dict[str, str]:
+        return dict(concrete(parsed, parsed.variants[0], at, samples.target(**changes)).sources["x"].env)
+
+    assert compiled(here, modules=loaded, gpu_arch="sm_90") == {"ROOT": "/sw/nccl/lib", "ARCH": "9.0"}
+    for arch, number in (("sm_100", "10.0"), ("sm_90a", "9.0"), ("gfx90a", "gfx90a")):
+        assert compiled(here, modules=loaded, gpu_arch=arch)["ARCH"] == number
+    with pytest.raises(InputError, match="has no attribute 'NCCL_HOME'"):
+        compiled(here)
+    with pytest.raises(InputError, match="compiled with NCCL_HOME of the site's modules, which the partition does not"):
+        compiled(Partition(features=("cpu", "mpi")), modules=loaded)
 
 
 @pytest.mark.parametrize(

@@ -301,3 +301,17 @@ def test_externals_of_a_site_are_read_strictly(spec: str, wrong: str) -> None:
 
     assert wrong in caught.value.message
     assert External(spec="gcc@11").name == "gcc"
+
+
+def test_what_spack_lacks_where_no_compiler_is_named_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENVBUILDER_HOME", str(tmp_path / "store"))
+    monkeypatch.delenv("ENVBUILDER_SITE_PATH", raising=False)
+    words = ["export", "spack", "pytorch-cuda", "--site", "cirrus", "--partition", "gpu", "-o", str(tmp_path / "x")]
+
+    assert cli.main(words) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: not known of cirrus/gpu: compilers: ") == 1
+    assert "where none goes with cuda@11.6, it finds no answer" in said
+    assert "# unknown: compilers: " in (tmp_path / "x" / "spack.yaml").read_text()

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from envbuilder.builders.base import Builder
 
-NAMES = ("apptainer", "conda", "venv")
+NAMES = ("apptainer", "conda", "spack", "venv")
 
 
 def builder(name: str) -> Builder:

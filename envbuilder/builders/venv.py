@@ -76,7 +76,7 @@ def plan(lock: Lock, target: Target, place: Workplace, *, generation: int = 0, p
         caches=caches(place),
         effect=target.effect,
     )
-    steps += _activation(_activation_of(tree))
+    steps += activated_by(_activation_of(tree))
     return Plan(
         name=f"{lock.recipe}@{lock.version}",
         identifier=name,
@@ -225,7 +225,8 @@ def compiled_inside(lock: Lock, place: Workplace, prefix: Path, wheels: Mapping[
     return steps
 
 
-def _activation(chosen: Activation) -> list[Step]:
+def activated_by(chosen: Activation) -> list[Step]:
+    """Write the activation of a tree, and remove what others left for other shells."""
     folder = chosen.prefix / "bin"
     steps: list[Step] = [
         Remove(title="remove activation for other shells", path=folder / other) for other in _OTHER_SHELLS

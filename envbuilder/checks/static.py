@@ -138,7 +138,8 @@ def _matters(one: Mapping[str, str], expectation: Expectation) -> bool:
     """A library of the tree, the MPI or the interpreter's own: those decide what runs. Others may be the system's business."""
     mpi = expectation.mpi.library if expectation.mpi else ""
     inside = one["instead_of"].startswith(f"{expectation.prefix}/")
-    return inside or one["instead_of"] == mpi or one["library"].startswith("libpython")
+    # a system's library is found by its soname, which is a link
+    return inside or mpi in (one["instead_of"], one.get("real")) or one["library"].startswith("libpython")
 
 
 def _interpreter(expectation: Expectation, evidence: Evidence) -> Finding:
@@ -183,7 +184,7 @@ CHECKS: tuple[Check, ...] = (
         source="static",
         judge=_files_intact,
         witnesses="The sha256 of every file against its RECORD, or conda's record of its package; the sha256 of every such "
-        "record against the manifest.",
+        "record against the manifest. Of what Spack built, the manifest has the sha256 of every file.",
         mistakes="`pip check` looks at metadata only; a RECORD edited together with its file satisfies a plain comparison.",
         fails="A byte was flipped, a file was edited or removed, a RECORD was rewritten. Bytecode is not compared.",
     ),
@@ -213,7 +214,8 @@ CHECKS: tuple[Check, ...] = (
         title="the distributions are those of the lock",
         source="static",
         judge=_distributions,
-        witnesses="The folders of metadata in site-packages against the lock.",
+        witnesses="The folders of metadata in site-packages against the lock; of what Spack built, whose names differ, "
+        "against those that it brought.",
         mistakes="`pip list` by itself says what is there, not what should be.",
         fails="A distribution is missing, added, doubled or of another version.",
     ),

@@ -65,6 +65,8 @@ def _explain_cache(wish: Wish, arguments: Namespace, console: Console) -> int:
         )
     if images.wanted(wish):
         raise InputError("--explain-cache is for trees", hint="leave --builder out; the same sources are compiled")
+    if wish.builder == "spack":
+        raise InputError("Spack keeps what it built by its own hashes", hint="ask it: spack find --long")
     prepared, _ = on_nodes.prepared(wish, arguments, console, "build")
     found = kept_wheels.explain(prepare.plan(prepared, _lock(prepared, arguments, console)))
     if console.json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from envbuilder.cli import images
 from envbuilder.console import Console
+from envbuilder.errors import InputError
 from envbuilder.wish import Wish
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ def prepared(wish: Wish, arguments: Namespace, console: Console, verb: str) -> t
     nodes = _nodes(choice, arguments)
     if nodes is None:
         return prepare.prepare(wish, os.environ, verb, choice=choice), None
+    if wish.builder == "spack":
+        raise InputError(
+            f"{choice.site.name}/{choice.partition} builds on its nodes from a bundle, and Spack fetches its sources itself",
+            hint="run the same command inside a job (`salloc`), with Spack's sources in reach there (`spack mirror create`)",
+        )
     from dataclasses import replace
 
     from envbuilder import build_job, modes, store

@@ -105,7 +105,7 @@ def _add_wish(verb: argparse.ArgumentParser, *, named_elsewhere: str = "", image
         metavar="MODULE",
         help="put the recipe on this module of the site instead of what it extends",
     )
-    builders = ("venv", "conda", "apptainer") if images else ("venv", "conda")
+    builders = ("venv", "conda", "spack", "apptainer") if images else ("venv", "conda", "spack")
     verb.add_argument("--builder", default="venv", choices=builders, help="what to build (default: venv)")
     if images:
         _add_image(verb.add_argument_group("images, with --builder apptainer"))

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 FIELDS = ("name", "version", "build", "build_number", "subdir", "noarch", "arch", "platform", "depends", "constrains",
           "track_features", "python_site_packages_path", "license", "timestamp", "size", "md5", "sha256")  # fmt: skip
 AT_ONCE = 16
+SETTLED_NS = 2 * 10**9
 _METADATA = re.compile(r".*site-packages/(?P<name>[^/]+?)-(?P<version>[^/-]+)(-py[0-9.]+)?\.(dist|egg)-info(/.*)?")
 
 
@@ -97,19 +99,23 @@ async def solved(question):
         exclude_newer=dt.datetime.fromisoformat(newest) if newest else None,
     )
     # a package that is kept comes back as it was given, with its address upstream
-    places = Places(upstream, {one["sha256"]: one for one in question["previous"]}, client, asyncio.Semaphore(AT_ONCE))
+    known = {one["sha256"]: one for one in question["previous"]}
+    remembered = Remembered(f"{question['cache']}.distributions.json")
+    places = Places(upstream, known, client, asyncio.Semaphore(AT_ONCE), remembered)
     entries = await asyncio.gather(*(entry_of(record, places) for record in records))
+    remembered.write()
     return sorted(entries, key=lambda entry: entry["name"])
 
 
 class Places:
     """Where channels are (`upstream`: address from here to address upstream), and what is known of packages already."""
 
-    def __init__(self, upstream, known, client, gate):
+    def __init__(self, upstream, known, client, gate, remembered):
         self.upstream = upstream
         self.known = known
         self.client = client
         self.gate = gate
+        self.remembered = remembered
 
 
 async def entry_of(record, places):
@@ -128,18 +134,31 @@ async def entry_of(record, places):
         re.match(r"(python|pypy)(_abi)?\b", one) for one in told.get("depends", ())
     ):
         async with places.gate:
-            found = await distributions(told["url"], places.client)
+            found = await distributions(told["url"], places)
         if found:
             entry["distributions"] = found
     return entry
 
 
-async def distributions(url, client):
+async def distributions(url, places):
     """The Python distributions that a package brings, by the metadata in it: normalised name to version."""
     from rattler import PathsJson
 
     path = local(url)
-    paths = PathsJson.from_package_archive(path) if path else await PathsJson.from_remote_url(client, url)
+    if not path:
+        return named(await PathsJson.from_remote_url(places.client, url))
+    seen = os.stat(path)
+    kept = places.remembered.of(path, seen)
+    if isinstance(kept, dict) and kept.get("by") == _METADATA.pattern:
+        return kept["found"]
+    found = named(PathsJson.from_package_archive(path))
+    if identity(os.stat(path)) == identity(seen):
+        places.remembered.keep(path, {"by": _METADATA.pattern, "found": found}, seen)
+    return found
+
+
+def named(paths):
+    """Names and versions in the paths of a package."""
     found = {}
     for one in paths.paths if paths else ():
         match = _METADATA.fullmatch(str(one.relative_path))
@@ -148,31 +167,77 @@ async def distributions(url, client):
     return dict(sorted(found.items()))
 
 
-def refuse_other(entry):
+def identity(seen):
+    """What of a file changes when it is written: the time of the change of its inode cannot be set back."""
+    return [seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+
+
+class Remembered:
+    """What was found in files before, kept beside the cache; what was not written since is not read again."""
+
+    def __init__(self, file):
+        self.file = file
+        self.found = {}
+        try:
+            with open(file, encoding="utf-8") as source:
+                self.known = dict(json.load(source))
+        except (OSError, ValueError, TypeError):
+            self.known = {}
+
+    def of(self, path, seen):
+        """What was found in this file, if it is as it was then."""
+        kept = self.known.get(path)
+        return kept[0] if isinstance(kept, list) and kept[1:] == identity(seen) else None
+
+    def keep(self, path, found, seen):
+        """What was found in a file; one that changed a moment ago may change again at what the clock calls the same time."""
+        if max(seen.st_mtime_ns, seen.st_ctime_ns) < time.time_ns() - SETTLED_NS:
+            self.found[path] = [found, *identity(seen)]
+
+    def write(self):
+        """Keep what is new; of two at once one is remembered."""
+        if not self.found:
+            return
+        os.makedirs(os.path.dirname(self.file), exist_ok=True)
+        beside = f"{self.file}.{os.getpid()}"
+        with open(beside, "w", encoding="utf-8") as sink:
+            json.dump({**self.known, **self.found}, sink)
+        os.replace(beside, self.file)
+
+
+def refuse_other(entry, proven):
     """What is fetched is compared with the lock by rattler, which believes a file: so that is looked at here."""
     path = local(entry["url"])
     if not path:
         return
     state = hashlib.sha256()
     with open(path, "rb") as source:
+        seen = os.fstat(source.fileno())
+        if proven.of(path, seen) == entry["sha256"]:
+            return
         for block in iter(lambda: source.read(1 << 20), b""):
             state.update(block)
+        after = os.fstat(source.fileno())
     if state.hexdigest() != entry["sha256"]:
         name = os.path.basename(path)
         raise RefusedError(f"hash mismatch: the sha256 of {name} is {state.hexdigest()}, not {entry['sha256']}")
+    if identity(after) == identity(seen):
+        proven.keep(path, entry["sha256"], seen)
 
 
 async def install(question):
     """Install exactly the packages of the question into its prefix; their scripts are not run."""
     packages = question["packages"]
+    proven = Remembered(f"{question['cache']}.proven.json")
     with ThreadPoolExecutor() as pool:
-        compared = [pool.submit(refuse_other, entry) for entry in packages]
+        compared = [pool.submit(refuse_other, entry, proven) for entry in packages]
         # meanwhile: it takes as long as the comparison
         import rattler
 
         records, client = [record_of(entry) for entry in packages], client_for(entry["url"] for entry in packages)
         for one in compared:
             one.result()
+    proven.write()
     await rattler.install(
         records,
         question["prefix"],
