@@ -78,7 +78,7 @@ def _remember(path: Path, system: System, partition: Partition, env: Mapping[str
     # whoever may not write into the store asks again
     with suppress(OSError):
         memo = {**asdict(system), "day": _today(), "marks": _marks(system, partition, env)}
-        write_atomically(path, to_json(memo))
+        write_atomically(path, to_json(memo), durable=False)
 
 
 def _marks(system: System, partition: Partition, env: Mapping[str, str]) -> dict[str, Any]:

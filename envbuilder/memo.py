@@ -60,7 +60,9 @@ def remember(
     """
     _work_path(store, wish).unlink(missing_ok=True)
     if again:
-        write_atomically(_work_path(store, wish), to_json({"envbuilder": _ourselves(), "work": work.to_document()}))
+        write_atomically(
+            _work_path(store, wish), to_json({"envbuilder": _ourselves(), "work": work.to_document()}), durable=False
+        )
     library = work.mpi.library if work.mpi else ""
     memo = {
         "environment": work.plan.identifier,
@@ -69,7 +71,7 @@ def remember(
         "files": [[origin.name, str(origin.path), _digest(str(origin.path))] for origin in read],
         "libraries": {library: _seen(library)} if library else {},
     }
-    write_atomically(_path(store, wish), to_json(memo))
+    write_atomically(_path(store, wish), to_json(memo), durable=False)
 
 
 def _holds(memo: Mapping[str, Any], env: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ or arithmetic, so an expression can neither loop nor grow, and the values it see
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -20,22 +21,20 @@ MAX_DEPTH = 30
 
 Scope = Mapping[str, Any]
 
+# `{{ variant.version }}`; a brace beside it would begin something else, and some words are no names
+_PLAIN = re.compile(
+    r"(?<!\{)\{\{ ?(?!(?:and|else|false|if|in|is|loop|none|not|or|self|super|true)\b)"
+    r"([a-z][a-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*){0,8}) ?\}\}(?!\})"
+)
+
 
 def render(text: str, scope: Scope) -> str:
     """The text with its expressions replaced; raises `InputError` at the text's own place."""
     if not _has_markup(text):
         return text
-    import jinja2
-
-    try:
-        result = _compiled(str(text)).render(scope)
-    except InputError as error:
-        raise InputError(f"{where(text)}{error.message}", hint=error.hint) from error
-    except jinja2.UndefinedError as error:
-        known = ", ".join(sorted(scope))
-        raise InputError(f"{where(text)}in {_short(text)}: {error}", hint=f"known names are {known}") from error
-    except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{where(text)}in {_short(text)}: {error}", hint="see the recipe reference") from error
+    result = _plainly(str(text), scope)
+    if result is None:
+        result = _by_jinja(text, scope)
     if len(result) > MAX_LENGTH:
         raise InputError(f"{where(text)}{_short(text)} becomes longer than {MAX_LENGTH} characters", hint="shorten it")
     if controls(result):
@@ -43,9 +42,23 @@ def render(text: str, scope: Scope) -> str:
     return Text.at(result, text.mark) if isinstance(text, Text) else result
 
 
+def _by_jinja(text: str, scope: Scope) -> str:
+    import jinja2
+
+    try:
+        return str(_compiled(str(text)).render(scope))
+    except InputError as error:
+        raise InputError(f"{where(text)}{error.message}", hint=error.hint) from error
+    except jinja2.UndefinedError as error:
+        known = ", ".join(sorted(scope))
+        raise InputError(f"{where(text)}in {_short(text)}: {error}", hint=f"known names are {known}") from error
+    except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{where(text)}in {_short(text)}: {error}", hint="see the recipe reference") from error
+
+
 def problem(text: str) -> str | None:
     """What is wrong with the expressions in a text, judged without a scope; None when nothing is."""
-    if not _has_markup(text):
+    if not _has_markup(text) or _is_plain(str(text)):
         return None
     import jinja2
 
@@ -56,6 +69,30 @@ def problem(text: str) -> str | None:
     except jinja2.TemplateError as error:
         return f"in {_short(text)}: {error}"
     return None
+
+
+def _is_plain(text: str) -> bool:
+    """Whether all expressions in a text are names with attributes, which need no engine: nearly all are."""
+    rest = _PLAIN.sub("", text)
+    return not _has_markup(rest) and "\r" not in text and len(text) <= MAX_LENGTH
+
+
+def _plainly(text: str, scope: Scope) -> str | None:
+    """The text with its plain expressions replaced; None where there are others, or where one has no plain value."""
+    if not _is_plain(text):
+        return None
+    pieces, end = [], 0
+    for found in _PLAIN.finditer(text):
+        value: Any = scope
+        for name in found[1].split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                return None
+            value = value[name]
+        if not isinstance(value, (str, int, float)):
+            return None
+        pieces += [text[end : found.start()], str(value)]
+        end = found.end()
+    return "".join([*pieces, text[end:]])
 
 
 def _has_markup(text: str) -> bool:

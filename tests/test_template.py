@@ -44,6 +44,30 @@ def test_any_pieces_end_in_a_text_or_in_an_input_error(text: str) -> None:
             assert "TemplateReference" not in result
 
 
+PLAIN = (
+    "{{ variant.version }}", "{{variant.version}}", "{{ n }}", "{{ f }}", "{{ yes }}", "{{ variant }}", "{{ variant.gone }}", "{{ none }}",
+    "{{ in }}", "{{ variant.items }}", "{{ variant.version.upper }}", "{{ nothing }}", "{", "}", "{{", "}}", " ", "\n", "x", "{{  n }}",
+    "{{ n}}", "{{ true }}", "{{ _n }}", "{{ variant.none }}", "é", "\r\n", "-", "%", "#",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PLAIN), max_size=6).map("".join))
+def test_what_is_read_without_the_engine_is_what_the_engine_says(text: str) -> None:
+    scope = {"variant": {"version": "1.0", "none": "a"}, "n": 3, "f": 1.5, "yes": True, "nothing": None}
+
+    shortly = template._plainly(text, scope)
+
+    if shortly is not None and "{{" in text:
+        assert shortly == template._by_jinja(text, scope)
+    if template._is_plain(text) and "{{" in text:
+        assert template._compiled(text)
+
+
+def test_nearly_all_expressions_need_no_engine() -> None:
+    assert template._plainly("a=={{ variant.version }}{{ mpi.name }}!", SCOPE) == "a==2.13.0mpich!"
+    assert template._plainly("{{ variant.version if mpi }}", SCOPE) is None
+
+
 @pytest.mark.parametrize("count", [20, 99, 199, 250, 1000, 5000, 9000])
 @pytest.mark.parametrize(
     "made",
