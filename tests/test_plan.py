@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,17 @@ def test_the_identity_depends_on_nothing_else(tmp_path: Path) -> None:
 
     assert _plan(other, tmp_path).digest == first.digest
     assert _plan(samples.RECIPE, tmp_path, PipConfig(index_url="https://u:p@example.org/s")).digest == first.digest
+
+
+def test_a_lock_that_was_read_back_has_the_steps_of_the_fresh_one(tmp_path: Path) -> None:
+    """Bodies are in the order of the resolver in one, and in that of names in the other; an image holds the steps as a script."""
+    parsed = recipe.parse(json.dumps(samples.RECIPE), "r.yaml")
+    fresh = samples.locked(samples.request(parsed))
+    other = replace(fresh, bodies=dict(reversed(list(fresh.bodies.items()))))
+    plans = [venv.plan(lock, samples.target(), samples.workplace(tmp_path)) for lock in (fresh, other)]
+
+    assert len(fresh.bodies) > 1
+    assert plans[0] == plans[1]
 
 
 def test_credentials_are_in_no_printed_plan(tmp_path: Path) -> None:

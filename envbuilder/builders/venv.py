@@ -199,7 +199,7 @@ def lock_inside(lock: Lock, prefix: Path) -> list[Step]:
     """Write the lock into a tree."""
     about = prefix / "share" / "envbuilder"
     texts = {lock_format.ENVELOPE: to_json(lock.envelope()), **lock.bodies}
-    return [Write(title="keep the lock inside", path=about / name, text=text) for name, text in texts.items()]
+    return [Write(title="keep the lock inside", path=about / name, text=text) for name, text in sorted(texts.items())]
 
 
 def compiled_inside(lock: Lock, place: Workplace, prefix: Path, wheels: Mapping[str, str]) -> list[Step]:
