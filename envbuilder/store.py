@@ -247,6 +247,12 @@ def collect(store: Store, *, dry_run: bool) -> tuple[Path, ...]:
     ]
     doomed += [scratch for scratch in _children(store.path("work")) if not _is_guarded(store, f"wheel-{scratch.name}")]
     doomed += [image for image in _children(store.path("images")) if _is_left(store, image)]
+    # where Spack worked for a build that failed
+    doomed += [
+        folder
+        for folder in _children(store.path("spack", "environments"))
+        if not _is_guarded(store, f"env-{folder.name}")
+    ]
     for path in () if dry_run else doomed:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -110,9 +110,11 @@ def test_collecting_leaves_what_a_name_means(tmp_path: Path) -> None:
     new = _published(place, "e-1-bbb", "e@1", "e")
     place.prefix("half-1-ccc").mkdir()
     place.path("work", "scratch").mkdir(parents=True)
+    place.path("spack", "environments", "failed-1-ddd").mkdir(parents=True)
+    place.path("spack", "opt", "kept").mkdir(parents=True)
 
     told = store.collect(place, dry_run=True)
-    assert {path.name for path in told} == {"e-1-aaa", "half-1-ccc", "scratch"}
+    assert {path.name for path in told} == {"e-1-aaa", "half-1-ccc", "scratch", "failed-1-ddd"}
     assert all(path.exists() for path in told)
     assert store.collect(place, dry_run=False) == told
     assert not any(path.exists() for path in told)
@@ -122,11 +124,12 @@ def test_collecting_leaves_what_a_name_means(tmp_path: Path) -> None:
 def test_collecting_leaves_what_a_process_holds(tmp_path: Path) -> None:
     place = Store(tmp_path)
     place.prefix("half-1-ccc").mkdir(parents=True)
+    place.path("spack", "environments", "half-1-ccc").mkdir(parents=True)
 
     with store.guarded(place, "env-half-1-ccc", pytest.fail):
         assert store.collect(place, dry_run=False) == ()
 
-    assert [path.name for path in store.collect(place, dry_run=False)] == ["half-1-ccc"]
+    assert [path.name for path in store.collect(place, dry_run=False)] == ["half-1-ccc"] * 2
 
 
 @pytest.mark.parametrize(
