@@ -22,7 +22,6 @@ from envbuilder import (
     modules,
     pip_config,
     scheduler,
-    spack_machine,
     store,
 )
 from envbuilder import lock as lock_format
@@ -324,6 +323,7 @@ def _conda_python(choice: Choice) -> Python:
 
 def _spack_document(choice: Choice, variant: Variant, target: Target) -> dict[str, object]:
     """What Spack is asked for, with what the machine has; raises `InputError`."""
+    from envbuilder import spack_machine
     from envbuilder.builders.spack import program_of
 
     recipe = choice.found.recipe

@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from envbuilder.environment import Environment
-from envbuilder.host_mpi import HostMpi
 from envbuilder.lock import Lock
 from envbuilder.pip_config import PipConfig
 from envbuilder.plan import Plan
 from envbuilder.process import EnvPatch
 from envbuilder.request import Request
-from envbuilder.runtime import Runtime
 from envbuilder.site import Site
 from envbuilder.target import Target
+
+if TYPE_CHECKING:
+    from envbuilder.host_mpi import HostMpi
+    from envbuilder.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
