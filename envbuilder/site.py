@@ -141,14 +141,20 @@ class Site:
 
     def expired(self, today: date, partition: str = "") -> str:
         """A warning when the facts of the site, or of one of its partitions, are no longer valid, else nothing."""
+        said = []
         if self.valid_until and today.isoformat() > self.valid_until:
             successor = f"; its successor is {self.successor}" if self.successor else ""
-            return f"the facts of site {self.name} were valid until {self.valid_until}{successor}"
+            said.append(f"the facts of site {self.name} were valid until {self.valid_until}{successor}")
         chosen = self.partitions.get(partition)
-        if chosen is not None and not chosen.current(today.isoformat()):
+        # a partition that ends with its site has nothing to add
+        if (
+            chosen is not None
+            and not chosen.current(today.isoformat())
+            and not (said and chosen.valid_until == self.valid_until)
+        ):
             span = f"{chosen.valid_from or 'the beginning'} to {chosen.valid_until or 'now'}"
-            return f"the facts of {self.name}/{partition} are those of {span}"
-        return ""
+            said.append(f"the facts of {self.name}/{partition} are those of {span}")
+        return "; ".join(said)
 
 
 _SOURCE = Table(

@@ -183,6 +183,19 @@ def test_a_partition_of_another_time_says_so() -> None:
     )
 
 
+@pytest.mark.parametrize(("ends", "more"), [("2025-01-01", True), ("2025-03-01", False)])
+def test_a_partition_that_ended_before_its_site_says_so_too(ends: str, more: bool) -> None:
+    from datetime import date
+
+    text = GOOD.replace("    features:", f"    valid_until: {ends}\n    features:")
+    text = text.replace("summary: A machine", "summary: A machine\nvalid_until: 2025-03-01")
+
+    said = site.parse(text, "here.yaml").expired(date(2025, 6, 1), "gpu")
+
+    assert said.startswith("the facts of site here were valid until 2025-03-01")
+    assert ("; the facts of here/gpu are those of the beginning to 2025-01-01" in said) is more
+
+
 def test_a_file_that_is_no_site() -> None:
     with pytest.raises(InputError, match="must be a mapping"):
         site.parse("[1, 2]", "f.yaml")
